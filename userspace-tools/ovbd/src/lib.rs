@@ -1,3 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! Everything that `ovbd` does, as a library.
+//!
+//! Two halves that meet in [`table`]:
+//!
+//! * [`image`] reads and writes what lies in files: it inspects, verifies, builds, compresses and
+//!   extracts layers, and needs no privilege.
+//! * the host half turns layers into devices: [`config`] says which layers, [`table`] says which
+//!   tables, and the modules below it talk to the kernel.
+//!
+//! Nothing in here prints, exits or reads arguments: the command line does, in the binary. Every
+//! function that can fail returns [`Error`], which knows the exit code that fits it.
+
+pub mod error;
+pub mod image;
+pub mod output;
+
+pub use error::{Error, Result};

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The commands, one file each: arguments in, a call of the library, text or JSON out.
+
+mod build;
+mod compress;
+mod down;
+mod extract;
+mod generate;
+mod inspect;
+mod ls;
+mod status;
+mod table;
+mod up;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use ovbd::output::Output;
+use ovbd::Result;
+
+/// Inspect, build and mount OverlayBD images with the kernel's device-mapper, without a daemon
+///
+/// An OverlayBD image is a stack of layers, each a file: an LSMT file, mostly inside a compressed
+/// ZFile, often inside a tar. `ovbd up` joins them to one read-only block device with the dm
+/// targets `zfile` and `lsmt`; nothing keeps running afterwards.
+#[derive(Parser)]
+#[command(name = "ovbd", version, max_term_width = 100, propagate_version = true)]
+#[command(after_long_help = AFTER_HELP)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Print one JSON document instead of text; its field "version" is 1
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print no progress and no remarks, only the answer and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ovbd inspect layer0.zfile layer1.zfile      What is in these files?
+  ovbd up web config.v1.json --mount /mnt     Compose and mount an image
+  ovbd ls                                     What is set up on this host?
+  ovbd down web                               Unmount and remove it
+
+Exit codes:
+  0  done
+  1  failed for a reason that none of the following names
+  2  the command line is wrong
+  3  an image, layer or configuration is invalid or corrupt
+  4  a name or device is in use by something else
+  5  the privilege is missing (up, down, ls and status need root)
+  6  a file or device does not exist
+  7  the kernel lacks device-mapper, a target or loop devices";
+
+#[derive(Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Build(build::Args),
+    Compress(compress::Args),
+    Extract(extract::Args),
+    Table(table::Args),
+    Up(up::Args),
+    Down(down::Args),
+    Ls(ls::Args),
+    Status(status::Args),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
+}
+
+impl Command {
+    fn run(&self, output: &Output) -> Result<()> {
+        match self {
+            Self::Inspect(args) => inspect::run(args, output),
+            Self::Verify(args) => verify::run(args, output),
+            Self::Build(args) => build::run(args, output),
+            Self::Compress(args) => compress::run(args, output),
+            Self::Extract(args) => extract::run(args, output),
+            Self::Table(args) => table::run(args, output),
+            Self::Up(args) => up::run(args, output),
+            Self::Down(args) => down::run(args, output),
+            Self::Ls(args) => ls::run(args, output),
+            Self::Status(args) => status::run(args, output),
+            Self::Completions(args) => generate::completions(args, output),
+            Self::Man(args) => generate::man(args, output),
+        }
+    }
+}
+
+/// Parses the command line, runs the command and reports what failed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output {
+        json: cli.global.json,
+        quiet: cli.global.quiet,
+    };
+    match cli.command.run(&output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.error(&error);
+            error.exit_code().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

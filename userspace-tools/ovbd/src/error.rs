@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What can go wrong, as a type, and the exit code that tells a script which kind it was.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that a function of this crate reports.
+///
+/// One sentence a message: the object first (a file with an offset, a device), then what was found
+/// and what was expected, then what to do about it where that is known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file operation failed.
+    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    Io {
+        /// What was tried, as a verb: "open", "read the layer's header".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+
+    /// A command that exists in name only.
+    #[error("`ovbd {0}` is not built yet")]
+    NotBuilt(&'static str),
+
+    /// Standard output cannot take the answer.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+}
+
+/// Exit codes of `ovbd`; the numbers are part of its interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Done.
+    Success = 0,
+    /// A failure that none of the others names.
+    Failure = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// An image, a layer or a configuration is invalid or corrupt.
+    Invalid = 3,
+    /// A name or device is in use by something else.
+    Busy = 4,
+    /// The caller lacks the privilege.
+    Permission = 5,
+    /// A file or device does not exist.
+    NotFound = 6,
+    /// The kernel lacks device-mapper, a target or loop devices.
+    Unsupported = 7,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+impl Error {
+    /// An I/O error with the file that it happened on.
+    pub fn io(action: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source,
+        }
+    }
+
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Io { source, .. } => io_exit_code(source),
+            Self::NotBuilt(_) | Self::Output(_) => ExitCode::Failure,
+        }
+    }
+}
+
+fn io_exit_code(error: &io::Error) -> ExitCode {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ExitCode::Permission,
+        io::ErrorKind::NotFound => ExitCode::NotFound,
+        io::ErrorKind::ResourceBusy => ExitCode::Busy,
+        _ => ExitCode::Failure,
+    }
+}
+
+impl fmt::Display for ExitCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", *self as u8)
+    }
+}
