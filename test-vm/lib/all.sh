@@ -1,0 +1,17 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Everything in lib/, for scripts that boot the guest.
+
+# shellcheck source=lib/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=lib/host.sh
+. "$VM_DIR/lib/host.sh"
+# shellcheck source=lib/root.sh
+. "$VM_DIR/lib/root.sh"
+# shellcheck source=lib/kernel.sh
+. "$VM_DIR/lib/kernel.sh"
+# shellcheck source=lib/guest.sh
+. "$VM_DIR/lib/guest.sh"
+# shellcheck source=lib/vm.sh
+. "$VM_DIR/lib/vm.sh"
