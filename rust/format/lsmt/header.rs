@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Header and trailer of an LSMT file.
+
+use super::super::fields::{Fields, Magic, LEN};
+use super::super::{Bytes, Invalid, Part, Rule};
+use super::Uuid;
+
+/// Length of header and trailer on disk; only the first 390 bytes are used.
+pub const SIZE: Bytes = 4096;
+
+/// Bytes of the user tag.
+pub const TAG_LEN: usize = 256;
+
+/// Bits of [`Header::flags`]; others mean nothing.
+pub mod flag {
+    /// Set in a header, clear in a trailer.
+    pub const HEADER: u32 = 1 << 0;
+    /// Set in a data file, clear in an index file.
+    pub const DATA: u32 = 1 << 1;
+    /// The layer is sealed.
+    pub const SEALED: u32 = 1 << 2;
+    /// A sparse writable layer.
+    pub const SPARSE: u32 = 1 << 4;
+}
+
+/// Offsets of the fields.
+pub(super) mod at {
+    pub(super) const SIZE: usize = 24;
+    pub(in super::super) const FLAGS: usize = 28;
+    pub(in super::super) const INDEX_OFFSET: usize = 32;
+    pub(in super::super) const INDEX_SIZE: usize = 40;
+    pub(super) const VIRTUAL_SIZE: usize = 48;
+    pub(super) const UUID: usize = 56;
+    pub(super) const PARENT_UUID: usize = 93;
+    pub(super) const VERSION: usize = 132;
+    pub(super) const SUB_VERSION: usize = 133;
+    pub(super) const TAG: usize = 134;
+}
+
+/// Both magic numbers.
+pub(crate) const MAGIC: Magic = *b"LSMT\0\x01\x02\0\
+    \x65\x7e\x63\xd2\x94\x44\x08\x4c\xa2\xd2\xc8\xec\x4f\xcf\xae\x8a";
+
+/// Value of the size field.
+const FIELDS_SIZE: u32 = 390;
+
+/// The newest version; 0 is that of files from before UUIDs.
+const VERSION: u8 = 1;
+
+/// A header or trailer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// See [`flag`]; unknown bits are kept.
+    pub flags: u32,
+    /// Where the index begins.
+    pub index_offset: Bytes,
+    /// Number of index entries, with padding ones.
+    pub index_size: u64,
+    /// Size of the disk; 0 leaves it to the layers below.
+    pub virtual_size: Bytes,
+    /// Name of the layer.
+    pub uuid: Option<Uuid>,
+    /// Name of the layer below.
+    pub parent_uuid: Option<Uuid>,
+    /// 1, or 0 in old files.
+    pub version: u8,
+    /// Means nothing.
+    pub sub_version: u8,
+}
+
+impl Header {
+    /// Parses the first bytes of a header or trailer that was read at byte
+    /// `offset` of the file.
+    ///
+    /// A UUID that cannot be parsed counts as none.
+    pub fn parse(bytes: &[u8; LEN], offset: Bytes, part: Part) -> Result<Self, Invalid> {
+        let fields = Fields::new(bytes, offset);
+        let magic = match part {
+            Part::Header => Rule::LsmtMagic,
+            Part::Trailer => Rule::LsmtTrailerMagic,
+        };
+        fields.check_magic(&MAGIC, magic)?;
+        fields.check_u32(Rule::LsmtRecordSize, at::SIZE, FIELDS_SIZE)?;
+        Ok(Self {
+            flags: flags(&fields, part)?,
+            index_offset: fields.u64(at::INDEX_OFFSET),
+            index_size: fields.u64(at::INDEX_SIZE),
+            virtual_size: fields.u64(at::VIRTUAL_SIZE),
+            uuid: Uuid::parse_field(&fields.array(at::UUID)),
+            parent_uuid: Uuid::parse_field(&fields.array(at::PARENT_UUID)),
+            version: version(&fields)?,
+            sub_version: fields.u8(at::SUB_VERSION),
+        })
+    }
+
+    /// A sealed layer, as its header says; one sealed in place does not.
+    pub fn is_sealed(&self) -> bool {
+        self.flags & flag::SEALED != 0
+    }
+
+    /// A data file, not an index file.
+    pub fn is_data(&self) -> bool {
+        self.flags & flag::DATA != 0
+    }
+}
+
+/// The user tag of a header or trailer, without the NULs that fill it up.
+pub fn user_tag(bytes: &[u8; LEN]) -> &[u8] {
+    let tag = bytes.get(at::TAG..at::TAG + TAG_LEN).unwrap_or_default();
+    tag.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+fn flags(fields: &Fields<'_>, part: Part) -> Result<u32, Invalid> {
+    let flags = fields.u32(at::FLAGS);
+    let (rule, right) = match part {
+        Part::Header => (Rule::LsmtHeaderFlag, flags | flag::HEADER),
+        Part::Trailer => (Rule::LsmtTrailerFlag, flags & !flag::HEADER),
+    };
+    fields.check_u32(rule, at::FLAGS, right)?;
+    Ok(flags)
+}
+
+fn version(fields: &Fields<'_>) -> Result<u8, Invalid> {
+    let version = fields.u8(at::VERSION);
+    if version > VERSION {
+        let (found, most) = (version.into(), VERSION.into());
+        return Err(fields.refuse(Rule::LsmtVersion, at::VERSION, found, most));
+    }
+    Ok(version)
+}
+
+#[cfg(not(MODULE))]
+mod encode {
+    use super::super::super::fields::put;
+    use super::*;
+
+    impl Header {
+        /// The header of a sealed layer.
+        pub fn sealed(virtual_size: Bytes, uuid: Option<Uuid>, parent_uuid: Option<Uuid>) -> Self {
+            Self {
+                flags: flag::HEADER | flag::DATA | flag::SEALED,
+                index_offset: 0,
+                index_size: 0,
+                virtual_size,
+                uuid,
+                parent_uuid,
+                version: VERSION,
+                sub_version: 1,
+            }
+        }
+
+        /// The trailer of the layer, once its data and index are written.
+        pub fn trailer(&self, index_offset: Bytes, index_size: u64) -> Self {
+            Self {
+                flags: self.flags & !flag::HEADER | flag::SEALED,
+                index_offset,
+                index_size,
+                ..*self
+            }
+        }
+
+        /// The bytes on disk; of `tag`, the first [`TAG_LEN`] bytes.
+        pub fn encode(&self, tag: &[u8]) -> [u8; SIZE as usize] {
+            let mut bytes = [0; SIZE as usize];
+            put(&mut bytes, 0, MAGIC);
+            put(&mut bytes, at::SIZE, FIELDS_SIZE.to_le_bytes());
+            put(&mut bytes, at::FLAGS, self.flags.to_le_bytes());
+            put(
+                &mut bytes,
+                at::INDEX_OFFSET,
+                self.index_offset.to_le_bytes(),
+            );
+            put(&mut bytes, at::INDEX_SIZE, self.index_size.to_le_bytes());
+            put(
+                &mut bytes,
+                at::VIRTUAL_SIZE,
+                self.virtual_size.to_le_bytes(),
+            );
+            put(&mut bytes, at::UUID, Uuid::field(self.uuid));
+            put(&mut bytes, at::PARENT_UUID, Uuid::field(self.parent_uuid));
+            put(&mut bytes, at::VERSION, [self.version]);
+            put(&mut bytes, at::SUB_VERSION, [self.sub_version]);
+            for (at, byte) in tag.iter().take(TAG_LEN).enumerate() {
+                put(&mut bytes, at::TAG + at, [*byte]);
+            }
+            bytes
+        }
+    }
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The merged view of a stack of layers, in memory.
+//!
+//! The disk is divided into *segments*, without gaps: each is zeros or contiguous
+//! data of one layer, and shorter than 2^32 sectors. A segment costs 12 bytes: a
+//! key, the lower 32 bits of its first sector, and a value, where its data are. A
+//! table of *buckets*, the aligned ranges of 2^`shift` sectors, says which segment
+//! is the first to begin in each; there are 8 segments or more for each bucket on
+//! average, so that this adds half a byte a segment at most. A lookup takes one
+//! bucket, searches its keys, a cache line or two, and reads one value. Where
+//! segments crowd in few buckets the search is longer, but logarithmic.
+//!
+//! Within a bucket, 32 bits order the keys, since `shift` is at most 32. Disks of
+//! more than 2 TiB need at least a bucket for each 2^32 sectors, thus up to 16 bytes
+//! a segment.
+
+use core::convert::Infallible;
+use core::iter;
+use core::slice;
+
+use super::lsmt::Entry;
+use super::merge::{check_layers, check_size, Coalesce, Extent, Merge, Single, Sweep};
+use super::platform::OutOfMemory;
+use super::{Error, Platform, Sectors};
+
+pub use super::merge::{virtual_size, Target, MAX_LAYERS};
+
+/// Longest segment: a multiple of 1 MiB, so that cutting a long extent keeps the
+/// alignment of what follows.
+const MAX_SEGMENT: Sectors = (1 << 32) - 2048;
+
+/// Segments for each bucket, on average and at least.
+const BUCKET_LOAD: u64 = 8;
+
+/// Largest `shift`.
+const MAX_SHIFT: u32 = 32;
+
+/// What is at a sector, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Sectors from the one looked up to the end of the segment, at least 1.
+    pub len: Sectors,
+    /// What the sector looked up holds.
+    pub target: Target,
+}
+
+/// The merged, immutable index of a stack of layers.
+///
+/// # Invariants
+///
+/// * `keys` holds the first sector of each segment, ascending, and at last `size`,
+///   all of them modulo 2^32; the first is 0. Segments are not empty and shorter
+///   than 2^32 sectors.
+/// * `values` has one item for each segment.
+/// * `buckets` holds for each `b` up to one beyond the last the number of the
+///   first segment that begins at sector `b << shift` or later.
+pub struct Map<P: Platform> {
+    keys: P::Vec<u32>,
+    values: P::Vec<Value>,
+    buckets: P::Vec<u32>,
+    shift: u32,
+    size: Sectors,
+    data_segments: u64,
+}
+
+impl<P: Platform> Map<P> {
+    /// Merges `layers`, bottom first, into a disk of `size` sectors.
+    ///
+    /// Entries are those of opened layers: sorted, without overlap, none empty.
+    /// With others, sectors may be mapped wrongly, within the disk.
+    ///
+    /// Refuses no layers and more than [`MAX_LAYERS`], a size of 0 and one beyond
+    /// 2^50 sectors.
+    pub fn build<L: AsRef<[Entry]>>(
+        layers: &[L],
+        size: Sectors,
+    ) -> Result<Self, Error<Infallible>> {
+        check_layers(layers.len())?;
+        check_size(size)?;
+        let map = match layers {
+            [layer] => Self::assemble(Single::new(layer.as_ref(), size), size),
+            _ => Self::assemble(Merge::<P, L>::new(layers, size)?, size),
+        };
+        Ok(map?)
+    }
+
+    /// Takes in the extents of a disk: once to count them, once to keep them.
+    fn assemble(extents: impl Sweep, size: Sectors) -> Result<Self, OutOfMemory> {
+        let mut extents = Coalesce::new(extents);
+        let count = |sum: u64, extent: Extent| sum.saturating_add(pieces(extent.len));
+        let segments = extents.by_ref().fold(0, count);
+        let mut map = Self::allocate(segments, size)?;
+        extents.restart();
+        map.fill(extents.flat_map(cut));
+        Ok(map)
+    }
+
+    /// A map with room for `segments`.
+    fn allocate(segments: u64, size: Sectors) -> Result<Self, OutOfMemory> {
+        let shift = choose_shift(segments, size);
+        // Bucket numbers, and segment numbers in them, have 32 bits.
+        let segments = u32::try_from(segments).map_err(|_| OutOfMemory)?;
+        let segments = usize::try_from(segments).map_err(|_| OutOfMemory)?;
+        let buckets = usize::try_from(buckets(size, shift)).map_err(|_| OutOfMemory)?;
+        Ok(Self {
+            keys: P::alloc(segments.saturating_add(1))?,
+            values: P::alloc(segments)?,
+            buckets: P::alloc(buckets)?,
+            shift,
+            size,
+            data_segments: 0,
+        })
+    }
+
+    /// Stores the segments, which are as many as there is room for.
+    fn fill(&mut self, segments: impl Iterator<Item = Extent>) {
+        let mut buckets = BucketFiller::new(&mut self.buckets, self.shift);
+        let slots = self.keys.iter_mut().zip(self.values.iter_mut());
+        for ((key, value), segment) in slots.zip(segments) {
+            buckets.add(segment.start);
+            *key = segment.start as u32;
+            *value = Value::new(segment.target);
+            if segment.target != Target::Zero {
+                self.data_segments = self.data_segments.wrapping_add(1);
+            }
+        }
+        buckets.finish();
+        if let Some(end) = self.keys.last_mut() {
+            *end = self.size as u32;
+        }
+    }
+
+    /// What is at `sector`; `None` beyond the end of the disk.
+    #[inline]
+    pub fn lookup(&self, sector: Sectors) -> Option<Segment> {
+        if sector >= self.size {
+            return None;
+        }
+        let key = sector as u32;
+        let bucket = sector.wrapping_shr(self.shift) as usize;
+        let [first, end] = *self.buckets.get(bucket..)?.first_chunk()?;
+        let (first, end) = (first as usize, end as usize);
+        // Segments that begin in the bucket, up to the sector; the last of them
+        // holds it, or, if there is none, the one that reaches into the bucket.
+        let before = self.keys.get(first..end)?.partition_point(|&k| k <= key);
+        let segment = first.wrapping_add(before).checked_sub(1)?;
+        let [start, next] = *self.keys.get(segment..)?.first_chunk()?;
+        let value = self.values.get(segment)?;
+        Some(Segment {
+            len: next.wrapping_sub(key).into(),
+            target: value.target(key.wrapping_sub(start)),
+        })
+    }
+
+    /// Size of the disk.
+    pub fn size(&self) -> Sectors {
+        self.size
+    }
+
+    /// Number of segments, with those of zeros.
+    pub fn segments(&self) -> u64 {
+        self.values.len() as u64
+    }
+
+    /// Number of segments with data.
+    pub fn data_segments(&self) -> u64 {
+        self.data_segments
+    }
+
+    /// Bytes of memory, but for the fixed-size part.
+    pub fn memory(&self) -> usize {
+        let keys = size_of_val::<[u32]>(&self.keys);
+        let values = size_of_val::<[Value]>(&self.values);
+        let buckets = size_of_val::<[u32]>(&self.buckets);
+        keys.saturating_add(values).saturating_add(buckets)
+    }
+
+    /// The segments in order.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
+        let mut start = 0;
+        iter::from_fn(move || {
+            let Segment { len, target } = self.lookup(start)?;
+            let extent = Extent { start, len, target };
+            start = extent.end();
+            Some(extent)
+        })
+    }
+}
+
+/// Number of segments that an extent of `len` sectors is cut into.
+#[inline]
+fn pieces(len: Sectors) -> u64 {
+    if len <= MAX_SEGMENT {
+        return 1;
+    }
+    len.div_ceil(MAX_SEGMENT)
+}
+
+/// Cuts an extent into segments.
+#[inline]
+fn cut(mut rest: Extent) -> impl Iterator<Item = Extent> {
+    iter::from_fn(move || {
+        let len = rest.len.min(MAX_SEGMENT);
+        let piece = Extent { len, ..rest };
+        rest = Extent {
+            start: piece.end(),
+            len: rest.len.wrapping_sub(len),
+            target: rest.target.advance(len),
+        };
+        (len != 0).then_some(piece)
+    })
+}
+
+/// Size of a bucket that makes the table of them as fine as its memory allows.
+fn choose_shift(segments: u64, size: Sectors) -> u32 {
+    let most = segments / BUCKET_LOAD;
+    let fits = |&shift: &u32| buckets(size, shift) <= most;
+    (0..MAX_SHIFT).find(fits).unwrap_or(MAX_SHIFT)
+}
+
+/// Items of the bucket table for a disk of `size` sectors, which is not 0.
+fn buckets(size: Sectors, shift: u32) -> u64 {
+    let last = size.saturating_sub(1).wrapping_shr(shift);
+    last.saturating_add(2)
+}
+
+/// Writes the bucket table while segments are added in order.
+struct BucketFiller<'a> {
+    rest: slice::IterMut<'a, u32>,
+    /// First sector of the next bucket.
+    start: Sectors,
+    shift: u32,
+    segments: u32,
+}
+
+impl<'a> BucketFiller<'a> {
+    fn new(buckets: &'a mut [u32], shift: u32) -> Self {
+        Self {
+            rest: buckets.iter_mut(),
+            start: 0,
+            shift,
+            segments: 0,
+        }
+    }
+
+    /// Adds a segment that begins at `sector`.
+    #[inline]
+    fn add(&mut self, sector: Sectors) {
+        while self.start <= sector {
+            let Some(bucket) = self.rest.next() else {
+                break;
+            };
+            *bucket = self.segments;
+            self.start = self.start.wrapping_add(1u64.wrapping_shl(self.shift));
+        }
+        self.segments = self.segments.wrapping_add(1);
+    }
+
+    /// No segment begins in the remaining buckets.
+    fn finish(self) {
+        for bucket in self.rest {
+            *bucket = self.segments;
+        }
+    }
+}
+
+/// What a segment holds, in 64 bits: 55 bits of the sector in the layer's file, 8
+/// bits of layer number, and one that says that it is zeros instead.
+#[derive(Clone, Copy, Default)]
+struct Value(u64);
+
+impl Value {
+    const LAYER_SHIFT: u32 = 55;
+    const ZERO: u64 = 1 << 63;
+
+    fn new(target: Target) -> Self {
+        match target {
+            Target::Zero => Self(Self::ZERO),
+            Target::Data { layer, sector } => {
+                let sector = sector & ((1 << Self::LAYER_SHIFT) - 1);
+                Self(sector | u64::from(layer) << Self::LAYER_SHIFT)
+            }
+        }
+    }
+
+    /// What is `delta` sectors into the segment.
+    #[inline]
+    fn target(self, delta: u32) -> Target {
+        if self.0 & Self::ZERO != 0 {
+            return Target::Zero;
+        }
+        let sector = self.0 & ((1 << Self::LAYER_SHIFT) - 1);
+        Target::Data {
+            layer: (self.0 >> Self::LAYER_SHIFT) as u8,
+            sector: sector.wrapping_add(delta.into()),
+        }
+    }
+}
