@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the Rust side of dm-overlaybd needs from C and the kernel crate does
+ * not have: bindgen reads this header, helpers.c implements what it declares.
+ */
+#ifndef DM_OVERLAYBD_H
+#define DM_OVERLAYBD_H
+
+#include <linux/bio.h>
+#include <linux/blkdev.h>
+#include <linux/crc32.h>
+#include <linux/device-mapper.h>
+#include <linux/lz4.h>
+#include <linux/ratelimit_types.h>
+#include <linux/shrinker.h>
+#include <linux/workqueue.h>
+#include <linux/zstd.h>
+
+/* Macros that bindgen cannot evaluate; the prefix is cut off by Kbuild. */
+static const blk_mode_t RUST_CONST_HELPER_BLK_OPEN_READ = BLK_OPEN_READ;
+static const blk_mode_t RUST_CONST_HELPER_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
+static const blk_features_t RUST_CONST_HELPER_BLK_FEAT_POLL = BLK_FEAT_POLL;
+static const blk_flags_t RUST_CONST_HELPER_BLK_FLAG_MISALIGNED = BLK_FLAG_MISALIGNED;
+static const blk_status_t RUST_CONST_HELPER_BLK_STS_IOERR = BLK_STS_IOERR;
+static const blk_status_t RUST_CONST_HELPER_BLK_STS_AGAIN = BLK_STS_AGAIN;
+static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_NOWAIT = REQ_NOWAIT;
+static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_OP_MASK = REQ_OP_MASK;
+static const blk_features_t RUST_CONST_HELPER_BLK_FEAT_PCI_P2PDMA = BLK_FEAT_PCI_P2PDMA;
+static const u64 RUST_CONST_HELPER_DM_OVBD_TARGET_NOWAIT = DM_TARGET_NOWAIT;
+
+/* Flags of a bio that also apply to the read that it causes below. */
+static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_INHERIT =
+	REQ_SYNC | REQ_META | REQ_PRIO | REQ_RAHEAD | REQ_IDLE | REQ_NOWAIT |
+	REQ_FAILFAST_MASK | REQ_SWAP;
+
+/* One try at the page allocator that neither sleeps, warns nor wakes kswapd. */
+static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
+	__GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
+
+void *dm_ovbd_page_address(struct page *page);
+struct page *dm_ovbd_virt_to_page(const void *address);
+
+bool dm_ovbd_in_atomic(void);
+unsigned int dm_ovbd_online_cpus(void);
+
+u64 dm_ovbd_bdev_bytes(struct block_device *bdev);
+unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev);
+void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector);
+
+struct workqueue_struct *dm_ovbd_alloc_workqueue(const char *name);
+void dm_ovbd_init_work(struct work_struct *work, work_func_t func);
+void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work);
+
+void dm_ovbd_ratelimit_init(struct ratelimit_state *state);
+
+u64 __percpu *dm_ovbd_counters_alloc(unsigned int count);
+void dm_ovbd_counters_free(u64 __percpu *counters);
+void dm_ovbd_counter_add(u64 __percpu *counters, unsigned int index, u64 value);
+u64 dm_ovbd_counter_sum(u64 __percpu *counters, unsigned int index);
+void dm_ovbd_counter_reset(u64 __percpu *counters, unsigned int index);
+
+struct shrinker *dm_ovbd_shrinker_alloc(const char *name);
+
+#endif

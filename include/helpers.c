@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Inline functions and macros of the kernel, as functions that Rust can call.
+ */
+#include <linux/cpumask.h>
+#include <linux/mm.h>
+#include <linux/percpu.h>
+#include <linux/ratelimit.h>
+
+#include "dm_overlaybd.h"
+
+/* Segments of a bio are reached through the linear map. */
+#ifdef CONFIG_HIGHMEM
+#error "dm-overlaybd needs a kernel without high memory"
+#endif
+
+void *dm_ovbd_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+struct page *dm_ovbd_virt_to_page(const void *address)
+{
+	return virt_to_page(address);
+}
+
+bool dm_ovbd_in_atomic(void)
+{
+	return bio_in_atomic();
+}
+
+unsigned int dm_ovbd_online_cpus(void)
+{
+	return num_online_cpus();
+}
+
+u64 dm_ovbd_bdev_bytes(struct block_device *bdev)
+{
+	return bdev_nr_bytes(bdev);
+}
+
+unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
+void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector)
+{
+	bio_set_dev(bio, bdev);
+	bio->bi_iter.bi_sector = sector;
+}
+
+struct workqueue_struct *dm_ovbd_alloc_workqueue(const char *name)
+{
+	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+}
+
+void dm_ovbd_init_work(struct work_struct *work, work_func_t func)
+{
+	INIT_WORK(work, func);
+}
+
+void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work)
+{
+	queue_work(queue, work);
+}
+
+void dm_ovbd_ratelimit_init(struct ratelimit_state *state)
+{
+	ratelimit_state_init(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+	ratelimit_set_flags(state, RATELIMIT_MSG_ON_RELEASE);
+}
+
+u64 __percpu *dm_ovbd_counters_alloc(unsigned int count)
+{
+	return __alloc_percpu(array_size(count, sizeof(u64)), __alignof__(u64));
+}
+
+void dm_ovbd_counters_free(u64 __percpu *counters)
+{
+	free_percpu(counters);
+}
+
+void dm_ovbd_counter_add(u64 __percpu *counters, unsigned int index, u64 value)
+{
+	this_cpu_add(counters[index], value);
+}
+
+u64 dm_ovbd_counter_sum(u64 __percpu *counters, unsigned int index)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(per_cpu_ptr(counters, cpu)[index]);
+	return sum;
+}
+
+void dm_ovbd_counter_reset(u64 __percpu *counters, unsigned int index)
+{
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		WRITE_ONCE(per_cpu_ptr(counters, cpu)[index], 0);
+}
+
+struct shrinker *dm_ovbd_shrinker_alloc(const char *name)
+{
+	return shrinker_alloc(0, "%s", name);
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Counters that cost a read nothing to speak of: one of each for each CPU.
+
+use crate::bindings;
+use core::ptr::NonNull;
+use kernel::{alloc::AllocError, prelude::*};
+
+/// `N` counters.
+///
+/// # Invariants
+///
+/// `counters` are `N` counters for each CPU.
+pub(crate) struct Counters<const N: usize> {
+    counters: NonNull<u64>,
+}
+
+// SAFETY: Every CPU adds to counters of its own, without being interrupted.
+unsafe impl<const N: usize> Send for Counters<N> {}
+// SAFETY: As above.
+unsafe impl<const N: usize> Sync for Counters<N> {}
+
+impl<const N: usize> Counters<N> {
+    /// Allocates counters that are 0; may sleep.
+    pub(crate) fn new() -> Result<Self, AllocError> {
+        // SAFETY: There are no requirements.
+        let counters = unsafe { bindings::dm_ovbd_counters_alloc(N as u32) };
+        // INVARIANT: They were just allocated.
+        Ok(Self {
+            counters: NonNull::new(counters).ok_or(AllocError)?,
+        })
+    }
+
+    /// Adds `value` to counter `index`.
+    pub(crate) fn add(&self, index: usize, value: u64) {
+        if index < N {
+            // SAFETY: There are `N` counters, by the type's invariant.
+            unsafe { bindings::dm_ovbd_counter_add(self.counters.as_ptr(), index as u32, value) };
+        }
+    }
+
+    /// What all CPUs added to each counter.
+    pub(crate) fn sums(&self) -> [u64; N] {
+        core::array::from_fn(|index| {
+            // SAFETY: There are `N` counters, by the type's invariant.
+            unsafe { bindings::dm_ovbd_counter_sum(self.counters.as_ptr(), index as u32) }
+        })
+    }
+
+    /// Sets all counters to 0. What is added at the same time may survive.
+    pub(crate) fn reset(&self) {
+        for index in 0..N {
+            // SAFETY: There are `N` counters, by the type's invariant.
+            unsafe { bindings::dm_ovbd_counter_reset(self.counters.as_ptr(), index as u32) };
+        }
+    }
+}
+
+impl<const N: usize> Drop for Counters<N> {
+    fn drop(&mut self) {
+        // SAFETY: They are ours, and given up here.
+        unsafe { bindings::dm_ovbd_counters_free(self.counters.as_ptr()) };
+    }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Buffers for reads from below: contiguous pages.
+//!
+//! A buffer is one allocation of the page allocator, contiguous in memory: a
+//! bio of one segment reads into it, and a decompressor reads it in place, with
+//! no mapping and no assembly of what straddles a page.
+
+use crate::bindings;
+use core::ptr::NonNull;
+use kernel::{
+    alloc::AllocError,
+    page::PAGE_SIZE,
+};
+
+/// `2^order` contiguous pages.
+///
+/// # Invariants
+///
+/// `page` is the first of `2^order` pages that this value owns.
+pub(crate) struct Pages {
+    page: NonNull<bindings::page>,
+    order: u32,
+}
+
+// SAFETY: Pages are not bound to a task.
+unsafe impl Send for Pages {}
+// SAFETY: Only their owner writes to them, through a mutable reference or a bio.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// The order of the smallest buffer with `bytes` bytes.
+    pub(crate) const fn order(bytes: usize) -> u32 {
+        bytes
+            .div_ceil(PAGE_SIZE)
+            .next_power_of_two()
+            .trailing_zeros()
+    }
+
+    /// Allocates in a constructor; may sleep.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`] if there are no contiguous pages left.
+    pub(crate) fn new(order: u32) -> Result<Self, AllocError> {
+        Self::with_flags(order, bindings::GFP_KERNEL)
+    }
+
+    /// One try, for the I/O path: neither sleeps, nor reclaims, nor warns.
+    pub(crate) fn try_new(order: u32) -> Option<Self> {
+        Self::with_flags(order, bindings::DM_OVBD_GFP_TRY).ok()
+    }
+
+    fn with_flags(order: u32, flags: bindings::gfp_t) -> Result<Self, AllocError> {
+        // SAFETY: The allocator may be called with any flags and order from task context;
+        // flags that may sleep are used in constructors only.
+        let page = unsafe { bindings::alloc_pages(flags, order) };
+        // INVARIANT: The allocator gave us the pages.
+        Ok(Self {
+            page: NonNull::new(page).ok_or(AllocError)?,
+            order,
+        })
+    }
+
+    /// The length, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        PAGE_SIZE << self.order
+    }
+
+    pub(super) fn as_page(&self) -> *mut bindings::page {
+        self.page.as_ptr()
+    }
+
+    /// The pages as bytes.
+    ///
+    /// # Safety
+    ///
+    /// Until the slice is gone, nothing reads into the pages, and what was read
+    /// into its `len` bytes, at most [`Pages::len`], has arrived.
+    pub(super) unsafe fn as_slice(&self, len: usize) -> &[u8] {
+        // SAFETY: The pages are ours, in the linear map, and initialised up to `len`
+        // by the requirement of this function.
+        unsafe {
+            let address = bindings::dm_ovbd_page_address(self.as_page());
+            core::slice::from_raw_parts(address.cast::<u8>(), len.min(self.len()))
+        }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: The pages are ours, and given up here.
+        unsafe { bindings::__free_pages(self.as_page(), self.order) };
+    }
+}

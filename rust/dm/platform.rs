@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The kernel as the format code sees it: memory, checksums, and files that lie
+//! on block devices.
+
+use super::{
+    construct::{DeviceName, Refusal},
+    device::Device,
+    log::dm_err,
+};
+use crate::{
+    bindings,
+    format::{Bytes, Element, OutOfMemory, Platform, ReadAt, SECTOR},
+};
+use kernel::prelude::*;
+
+/// The kernel. Used in constructors: allocates with `GFP_KERNEL`.
+pub(crate) struct Kernel;
+
+impl Platform for Kernel {
+    type Vec<T: Element> = KVVec<T>;
+
+    fn alloc<T: Element>(len: usize) -> Result<KVVec<T>, OutOfMemory> {
+        let quiet = GFP_KERNEL | kernel::alloc::flags::__GFP_NOWARN;
+        KVVec::from_elem(T::default(), len, quiet).map_err(|_| OutOfMemory)
+    }
+
+    fn crc32c(seed: u32, data: &[u8]) -> u32 {
+        // SAFETY: `data` is as long as it says.
+        unsafe { bindings::crc32c(seed, data.as_ptr().cast(), data.len()) }
+    }
+}
+
+/// A file that lies on a block device from a sector on. For constructors.
+///
+/// Reads are rounded out to the device's logical blocks: the file may begin and
+/// end within one, but the device does not.
+pub(crate) struct File<'a> {
+    device: &'a Device,
+    /// First byte of the file on the device.
+    start: Bytes,
+}
+
+/// How much a [`File`] reads at once, in bytes: a multiple of any logical block.
+const WINDOW: u64 = 64 * 1024;
+
+impl<'a> File<'a> {
+    /// The file of `length` bytes on `device` from sector `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// `EOVERFLOW`, with a line in the log, if the device ends before the file.
+    pub(crate) fn new(
+        target: &CStr,
+        name: &DeviceName,
+        device: &'a Device,
+        offset: u64,
+        length: Bytes,
+    ) -> Result<Self, Refusal> {
+        let start = offset.saturating_mul(SECTOR);
+        let end = start.saturating_add(length);
+        if end <= device.bytes() {
+            return Ok(Self { device, start });
+        }
+        dm_err!(
+            target,
+            "{name}: {} ends at byte {}, the file at byte {end}",
+            device.name(),
+            device.bytes()
+        );
+        Err(Refusal {
+            reason: c"Device too small",
+            errno: EOVERFLOW,
+        })
+    }
+
+    /// Reads the beginning of `buf` from byte `at` of the device, and returns its
+    /// length: what one window holds.
+    fn read_window(&self, at: Bytes, buf: &mut [u8]) -> Result<usize> {
+        let block = u64::from(self.device.logical_block_size());
+        let skip = at % block;
+        let first = at - skip;
+        let wanted = skip.checked_add(buf.len() as u64).ok_or(EOVERFLOW)?;
+        let bytes = wanted.next_multiple_of(block).min(WINDOW.max(block));
+
+        let mut data = KVec::from_elem(0u8, bytes as usize, GFP_KERNEL)?;
+        self.device.read(first / SECTOR, &mut data)?;
+        let arrived = data.get(skip as usize..).ok_or(EIO)?;
+        let len = arrived.len().min(buf.len());
+        let (to, from) = (buf.get_mut(..len).ok_or(EIO)?, arrived.get(..len).ok_or(EIO)?);
+        to.copy_from_slice(from);
+        Ok(len)
+    }
+}
+
+impl ReadAt for File<'_> {
+    type Error = Error;
+
+    fn read_exact_at(&self, offset: Bytes, buf: &mut [u8]) -> Result {
+        let mut at = self.start.checked_add(offset).ok_or(EOVERFLOW)?;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let len = self.read_window(at, rest)?;
+            at = at.checked_add(len as u64).ok_or(EOVERFLOW)?;
+            rest = rest.get_mut(len..).ok_or(EIO)?;
+        }
+        Ok(())
+    }
+}

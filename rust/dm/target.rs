@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Target types: the [`Target`] trait and its registration with device-mapper.
+//!
+//! C header: `include/linux/device-mapper.h`
+
+use super::{
+    bio::{Mapped, MappedBio},
+    construct::{Arguments, Constructor, Refusal},
+    device::Device,
+    limits::Limits,
+    status::{StatusKind, StatusWriter},
+};
+use crate::bindings;
+use core::{marker::PhantomData, mem::size_of, pin::Pin};
+use kernel::{
+    error::{from_result, to_result},
+    ffi::{c_char, c_int, c_uint, c_void},
+    prelude::*,
+    sync::Arc,
+    types::{ForeignOwnable, Opaque},
+};
+
+/// A device-mapper target.
+///
+/// A value of the implementing type is one line of one table: device-mapper
+/// makes it by [`Target::construct`] when the table is loaded and drops it when
+/// the table is gone. Between the two, every callback may run on several CPUs
+/// at once; all of them run in task context.
+pub(crate) trait Target: Sized + Send + Sync + 'static {
+    /// The name in a table line. The module alias `dm-NAME` loads it on demand.
+    const NAME: &'static CStr;
+    /// Version of table, status and message grammar; see "Version" in the
+    /// target's admin-guide page.
+    const VERSION: [u32; 3];
+    /// `DM_TARGET_*` flags.
+    const FEATURES: u64;
+
+    /// What device-mapper allocates along with each bio; not initialised.
+    type PerBio;
+
+    /// What all targets of the type have in common.
+    type Shared: Send + Sync;
+
+    /// Makes a target from the words of a table line.
+    ///
+    /// May sleep and allocate with `GFP_KERNEL`; nothing is in flight yet.
+    fn construct(
+        ti: &mut Constructor<'_>,
+        arguments: Arguments<'_>,
+        shared: &Arc<Self::Shared>,
+    ) -> Result<Pin<KBox<Self>>, Refusal>;
+
+    /// Takes a bio. Runs in the submitter's task; must not sleep and may only
+    /// use memory that is preallocated or can be done without.
+    fn map<'a>(&'a self, bio: MappedBio<'a, Self>) -> Mapped<'a>;
+
+    /// Writes the words that follow the target's name in status and table.
+    fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> core::fmt::Result;
+
+    /// Handles a message from `dmsetup message`.
+    fn message(&self, arguments: Arguments<'_>) -> Result;
+
+    /// Calls `visit` with each extent of each device below, until it returns
+    /// something other than zero, and returns that.
+    fn iterate_devices(&self, visit: &mut DeviceVisitor<'_>) -> c_int;
+
+    /// Adjusts the limits that were stacked from the devices below.
+    fn io_hints(&self, limits: &mut Limits<'_>);
+}
+
+/// The feature of a target that never waits for a bio marked `REQ_NOWAIT`.
+pub(crate) const NOWAIT: u64 = bindings::DM_OVBD_TARGET_NOWAIT;
+
+/// The callback of [`Target::iterate_devices`].
+pub(crate) struct DeviceVisitor<'a> {
+    ti: *mut bindings::dm_target,
+    callout: bindings::iterate_devices_callout_fn,
+    data: *mut c_void,
+    _call: PhantomData<&'a mut ()>,
+}
+
+impl DeviceVisitor<'_> {
+    /// Reports that `sectors` sectors of `device` from sector `start` on are used.
+    pub(crate) fn visit(&mut self, device: &Device, start: u64, sectors: u64) -> c_int {
+        let Some(callout) = self.callout else {
+            return 0;
+        };
+        // SAFETY: `ti`, `callout` and `data` were passed to `iterate_devices` together,
+        // whose call has not returned; `device` holds a valid `dm_dev`.
+        unsafe { callout(self.ti, device.as_raw(), start, sectors, self.data) }
+    }
+}
+
+/// A registered target type; dropping it unregisters.
+#[pin_data(PinnedDrop)]
+#[repr(C)]
+pub(crate) struct Registration<T: Target> {
+    /// The first field, so that a pointer to it is one to the registration.
+    #[pin]
+    inner: Opaque<bindings::target_type>,
+    shared: Arc<T::Shared>,
+    _target: PhantomData<fn() -> T>,
+}
+
+// SAFETY: After `new`, the `target_type` is only touched by dm core, under its own lock.
+unsafe impl<T: Target> Sync for Registration<T> {}
+// SAFETY: A target type may be unregistered from any task.
+unsafe impl<T: Target> Send for Registration<T> {}
+
+impl<T: Target> Registration<T> {
+    /// Registers `T`; from then on tables may use it.
+    pub(crate) fn new(
+        module: &'static ThisModule,
+        shared: Arc<T::Shared>,
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            shared,
+            inner <- Opaque::try_ffi_init(|slot: *mut bindings::target_type| {
+                // SAFETY: `slot` is valid for writes, and pinned until `drop`.
+                unsafe { slot.write(Self::target_type(module)) };
+                // SAFETY: `slot` is initialised, stays where it is, and is unregistered in `drop`.
+                to_result(unsafe { bindings::dm_register_target(slot) })
+            }),
+            _target: PhantomData,
+        })
+    }
+
+    fn target_type(module: &'static ThisModule) -> bindings::target_type {
+        bindings::target_type {
+            features: T::FEATURES,
+            name: T::NAME.as_char_ptr(),
+            module: module.as_ptr(),
+            version: T::VERSION,
+            ctr: Some(Self::ctr),
+            dtr: Some(Self::dtr),
+            map: Some(Self::map),
+            status: Some(Self::status),
+            message: Some(Self::message),
+            iterate_devices: Some(Self::iterate_devices),
+            io_hints: Some(Self::io_hints),
+            ..Default::default()
+        }
+    }
+
+    /// The target behind `ti`.
+    ///
+    /// # Safety
+    ///
+    /// - `ctr` has returned 0 for `ti`, and `dtr` has not been called.
+    /// - `'a` ends before `dtr` is called.
+    unsafe fn target<'a>(ti: *mut bindings::dm_target) -> &'a T {
+        // SAFETY: `ctr` put a `Pin<KBox<T>>` there, by the first requirement.
+        unsafe { &*(*ti).private.cast::<T>() }
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is a new target, `argv` has `argc` strings that
+    /// are valid during the call.
+    unsafe extern "C" fn ctr(
+        ti: *mut bindings::dm_target,
+        argc: c_uint,
+        argv: *mut *mut c_char,
+    ) -> c_int {
+        // SAFETY: `ti` has the type that `new` registered, which is the first field of a
+        // `Registration<T>`. It stays as long as the module, to which `ti` refers.
+        let registration = unsafe { &*(*ti).type_.cast::<Self>() };
+        // SAFETY: By the requirements of this function.
+        let (mut constructor, arguments) =
+            unsafe { (Constructor::from_raw(ti), Arguments::from_raw(argc, argv)) };
+        match T::construct(&mut constructor, arguments, &registration.shared) {
+            Ok(target) => {
+                // SAFETY: `ti` is ours to fill during the call.
+                let ti = unsafe { &mut *ti };
+                ti.private = target.into_foreign().cast();
+                ti.per_io_data_size = const { size_of::<T::PerBio>() as c_uint };
+                ti.set_accounts_remapped_io(true);
+                0
+            }
+            Err(refusal) => {
+                // SAFETY: As above; dm core only prints the string.
+                unsafe { (*ti).error = refusal.reason.as_char_ptr().cast_mut() };
+                refusal.errno.to_errno()
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core, once, after `ctr` returned 0 for `ti`, when no bio
+    /// of the target is in flight and no other callback runs.
+    unsafe extern "C" fn dtr(ti: *mut bindings::dm_target) {
+        // SAFETY: `ctr` made it by `into_foreign`, and nothing borrows it any more.
+        drop(unsafe { Pin::<KBox<T>>::from_foreign((*ti).private.cast()) });
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is live, and `bio` is a clone that belongs to it.
+    unsafe extern "C" fn map(ti: *mut bindings::dm_target, bio: *mut bindings::bio) -> c_int {
+        // SAFETY: dm core keeps `ti` until every bio that it mapped has ended.
+        let (target, bio) = unsafe { (Self::target(ti), MappedBio::from_raw(ti, bio)) };
+        target.map(bio).into_raw()
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is live, `result` has `maxlen` bytes.
+    unsafe extern "C" fn status(
+        ti: *mut bindings::dm_target,
+        kind: bindings::status_type_t,
+        _flags: c_uint,
+        result: *mut c_char,
+        maxlen: c_uint,
+    ) {
+        // SAFETY: By the requirements of this function.
+        let (target, mut out) =
+            unsafe { (Self::target(ti), StatusWriter::from_raw(result, maxlen)) };
+        let kind = StatusKind::from_raw(kind);
+        if kind == StatusKind::Ima {
+            out.target_name_version(T::NAME, T::VERSION);
+        }
+        // A result that does not fit is cut, and seen as such by dm core, which
+        // calls again with a larger buffer.
+        let _ = target.status(kind, &mut out);
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is live, `argv` has `argc` strings.
+    unsafe extern "C" fn message(
+        ti: *mut bindings::dm_target,
+        argc: c_uint,
+        argv: *mut *mut c_char,
+        _result: *mut c_char,
+        _maxlen: c_uint,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        let (target, arguments) =
+            unsafe { (Self::target(ti), Arguments::from_raw(argc, argv)) };
+        from_result(|| target.message(arguments).map(|()| 0))
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is live, `callout` may be called with `data`.
+    unsafe extern "C" fn iterate_devices(
+        ti: *mut bindings::dm_target,
+        callout: bindings::iterate_devices_callout_fn,
+        data: *mut c_void,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function.
+        let target = unsafe { Self::target(ti) };
+        target.iterate_devices(&mut DeviceVisitor {
+            ti,
+            callout,
+            data,
+            _call: PhantomData,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is live, `limits` is valid during the call.
+    unsafe extern "C" fn io_hints(
+        ti: *mut bindings::dm_target,
+        limits: *mut bindings::queue_limits,
+    ) {
+        // SAFETY: By the requirements of this function.
+        let (target, mut limits) = unsafe { (Self::target(ti), Limits::from_raw(limits)) };
+        target.io_hints(&mut limits);
+    }
+}
+
+#[pinned_drop]
+impl<T: Target> PinnedDrop for Registration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: `new` registered it. A table that uses it holds a reference to the
+        // module, so that there is none left when the module is unloaded.
+        unsafe { bindings::dm_unregister_target(self.inner.get()) };
+    }
+}
+

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The work queue on which targets finish reads.
+
+use crate::bindings;
+use core::ptr::NonNull;
+use kernel::{prelude::*};
+
+/// A work queue whose items may run on any CPU, with a thread kept ready for
+/// when there is no memory for another.
+///
+/// # Invariants
+///
+/// `queue` was allocated and is not yet destroyed.
+pub(crate) struct WorkQueue {
+    queue: NonNull<bindings::workqueue_struct>,
+}
+
+// SAFETY: A work queue may be used and destroyed by any task.
+unsafe impl Send for WorkQueue {}
+// SAFETY: As above; it synchronises itself.
+unsafe impl Sync for WorkQueue {}
+
+impl WorkQueue {
+    /// Allocates a queue; may sleep.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(name: &CStr) -> Result<Self> {
+        // SAFETY: `name` is a C string.
+        let queue = unsafe { bindings::dm_ovbd_alloc_workqueue(name.as_char_ptr()) };
+        // INVARIANT: It was just allocated.
+        Ok(Self {
+            queue: NonNull::new(queue).ok_or(ENOMEM)?,
+        })
+    }
+
+    /// Queues `work`.
+    ///
+    /// # Safety
+    ///
+    /// `work` is initialised, not queued, and valid until its function is called.
+    pub(super) unsafe fn queue(&self, work: *mut bindings::work_struct) {
+        // SAFETY: By the type's invariant and the requirements of this function.
+        unsafe { bindings::dm_ovbd_queue_work(self.queue.as_ptr(), work) };
+    }
+}
+
+impl Drop for WorkQueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariant. Waits for functions that are about to return.
+        unsafe { bindings::destroy_workqueue(self.queue.as_ptr()) };
+    }
+}
+
+/// How many CPUs are online now: 1 at least.
+pub(crate) fn online_cpus() -> usize {
+    // SAFETY: It only reads a number.
+    let cpus = unsafe { bindings::dm_ovbd_online_cpus() };
+    cpus.max(1) as usize
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The `lsmt` target: the merged view of a stack of LSMT layers.
+//!
+//! See `Documentation/admin-guide/device-mapper/dm-lsmt.rst` for the grammar.
+//!
+//! A read is looked up once in the merged index, cut to the extent that it
+//! begins in, and sent on to the layer that has it: no allocation, no lock, no
+//! bio of its own.
+
+use crate::{
+    dm::{
+        bio::{Mapped, MappedBio, ReadBio, Status},
+        construct::{Arguments, Constructor, DeviceName, Refusal},
+        counters::Counters,
+        device::Device,
+        limits::Limits,
+        log::{dm_err, dm_warn},
+        platform::{File, Kernel},
+        status::{StatusKind, StatusWriter},
+        target::{DeviceVisitor, Target},
+    },
+    format::{
+        self,
+        lsmt::{Entry, Layer as LayerFile},
+        map::{self, Map},
+        status::LsmtStatus,
+        table::{LayerArg, LsmtArgs},
+        Bytes, ReadAt as _, Sectors, SECTOR,
+    },
+};
+use core::fmt::Write as _;
+use kernel::{ffi::c_int, prelude::*, sync::Arc};
+
+// Indices of the counters.
+const READS: usize = 0;
+const ZERO_SECTORS: usize = 1;
+const TAIL_SECTORS: usize = 2;
+
+/// A layer, as the data path needs it.
+struct Layer {
+    device: Device,
+    /// Where the layer lies on the device: sector, and length in bytes.
+    offset: Sectors,
+    length: Bytes,
+    /// The last sector of data, if it holds index bytes too.
+    tail: Option<Tail>,
+}
+
+/// A sector of which only the beginning is data.
+struct Tail {
+    sector: Sectors,
+    content: KBox<[u8; SECTOR as usize]>,
+}
+
+/// A stack of layers.
+pub(crate) struct Lsmt {
+    layers: KVec<Layer>,
+    map: Map<Kernel>,
+    counters: Counters<3>,
+}
+
+/// A layer under construction: with its index, which is gone after the merge.
+struct Opened {
+    layer: Layer,
+    file: LayerFile<Kernel>,
+}
+
+impl AsRef<[Entry]> for Opened {
+    fn as_ref(&self) -> &[Entry] {
+        self.file.entries()
+    }
+}
+
+impl Opened {
+    /// Opens the layer that `args` name, number `index` from the bottom.
+    fn new(
+        ti: &mut Constructor<'_>,
+        arguments: Arguments<'_>,
+        args: LayerArg<'_>,
+        index: usize,
+    ) -> Result<Self, Refusal> {
+        let name = ti.device_name();
+        let device = ti.open_word(arguments, args.device)?;
+        let refuse = |error: format::Error<Error>| {
+            let device = device.name();
+            Refusal::unreadable(
+                Lsmt::NAME,
+                format_args!("{name}: layer {index} ({device})"),
+                &error,
+            )
+        };
+        let file = File::new(Lsmt::NAME, &name, &device, args.offset, args.length)?;
+        let layer = LayerFile::open(&file, args.length).map_err(refuse)?;
+        let tail = Tail::read(&file, &layer).map_err(refuse)?;
+        Ok(Self {
+            layer: Layer {
+                offset: args.offset,
+                length: args.length,
+                tail,
+                device,
+            },
+            file: layer,
+        })
+    }
+}
+
+impl Tail {
+    /// Reads the data in front of the index, if they share a sector.
+    fn read(
+        file: &File<'_>,
+        layer: &LayerFile<Kernel>,
+    ) -> Result<Option<Self>, format::Error<Error>> {
+        let Some((sector, valid)) = layer.partial_tail() else {
+            return Ok(None);
+        };
+        let offset = sector.saturating_mul(SECTOR);
+        let no_memory = |_| format::Error::NoMemory;
+        let mut content = KBox::new([0; SECTOR as usize], GFP_KERNEL).map_err(no_memory)?;
+        if let Some(data) = content.get_mut(..usize::from(valid)) {
+            let failed = |error| format::Error::Read { offset, error };
+            file.read_exact_at(offset, data).map_err(failed)?;
+        }
+        Ok(Some(Self { sector, content }))
+    }
+}
+
+impl Layer {
+    /// The part of the device that holds the layer, rounded out to the logical
+    /// blocks of the device: first sector and number of sectors.
+    fn extent(&self) -> (Sectors, Sectors) {
+        let block = self.block();
+        let start = self.offset / block * block;
+        let end = self.offset.saturating_add(self.length.div_ceil(SECTOR));
+        let end = end.div_ceil(block).saturating_mul(block);
+        (start, end.saturating_sub(start))
+    }
+
+    /// The logical block size of the device, in sectors.
+    fn block(&self) -> Sectors {
+        (u64::from(self.device.logical_block_size()) / SECTOR).max(1)
+    }
+}
+
+impl Lsmt {
+    /// Opens the layers that a table line names, bottom first.
+    fn open(
+        ti: &mut Constructor<'_>,
+        arguments: Arguments<'_>,
+    ) -> Result<KVec<Opened>, Refusal> {
+        let invalid = |error: format::table::ArgError| Refusal::invalid(error.reason());
+        let mut args = LsmtArgs::parse(arguments.words()).map_err(invalid)?;
+        // All words are looked at before a device is.
+        let mut rest = LsmtArgs::parse(arguments.words()).map_err(invalid)?;
+        while rest.next_layer().map_err(invalid)?.is_some() {}
+        rest.finish().map_err(invalid)?;
+
+        let mut layers = KVec::with_capacity(args.layers().into(), GFP_KERNEL)?;
+        while let Some(layer) = args.next_layer().map_err(invalid)? {
+            let opened = Opened::new(ti, arguments, layer, layers.len())?;
+            layers.push(opened, GFP_KERNEL)?;
+        }
+        Ok(layers)
+    }
+
+    /// Says so if a layer names another parent than the one that it lies on. No
+    /// more than that: older images have no names, or wrong ones.
+    fn check_parents(name: &DeviceName, layers: &[Opened]) {
+        for (index, pair) in layers.windows(2).enumerate() {
+            if let [lower, upper] = pair {
+                if format::lsmt::parent_mismatch(lower.file.uuid(), upper.file.parent_uuid()) {
+                    dm_warn!(
+                        Self::NAME,
+                        "{name}: layer {}: parent UUID is not that of the layer below",
+                        index.saturating_add(1)
+                    );
+                }
+            }
+        }
+    }
+
+    /// A remapped bio has to keep to the logical blocks of the device that it
+    /// goes to: refuses layers in which one would not.
+    fn check_alignment(
+        name: &DeviceName,
+        layers: &[Layer],
+        map: &Map<Kernel>,
+    ) -> Result<(), Refusal> {
+        let block = layers.iter().map(Layer::block).max().unwrap_or(1);
+        if block <= 1 {
+            return Ok(());
+        }
+        for segment in map.iter() {
+            let begins = match segment.target {
+                map::Target::Zero => 0,
+                map::Target::Data { layer, sector } => layers
+                    .get(usize::from(layer))
+                    .map_or(0, |layer| layer.offset.wrapping_add(sector)),
+            };
+            if (segment.start | segment.len | begins) % block != 0 {
+                dm_err!(
+                    Self::NAME,
+                    "{name}: extent at sector {} is not aligned to logical blocks of {} bytes",
+                    segment.start,
+                    block.saturating_mul(SECTOR)
+                );
+                return Err(Refusal::invalid(c"Extent not aligned to logical block"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps a read.
+    fn read<'a>(&'a self, mut bio: ReadBio<'a, Self>) -> Mapped<'a> {
+        self.counters.add(READS, 1);
+        let Some(segment) = self.map.lookup(bio.sector()) else {
+            return bio.kill();
+        };
+        bio.accept(u32::try_from(segment.len).unwrap_or(u32::MAX));
+        match segment.target {
+            map::Target::Zero => {
+                self.counters.add(ZERO_SECTORS, bio.sectors().into());
+                let segments = bio.segments();
+                segments.cursor(0).zero(segments.len());
+                bio.end(Status::OK)
+            }
+            map::Target::Data { layer, sector } => match self.layers.get(usize::from(layer)) {
+                Some(layer) => self.read_layer(bio, layer, sector),
+                None => bio.kill(),
+            },
+        }
+    }
+
+    /// Sends a read to `layer`, but for the sector that the layer keeps in memory.
+    fn read_layer<'a>(
+        &'a self,
+        mut bio: ReadBio<'a, Self>,
+        layer: &Layer,
+        sector: Sectors,
+    ) -> Mapped<'a> {
+        if let Some(tail) = &layer.tail {
+            let before = tail.sector.saturating_sub(sector);
+            if before == 0 {
+                self.counters.add(TAIL_SECTORS, 1);
+                bio.accept(1);
+                bio.segments().cursor(0).write(tail.content.as_slice());
+                return bio.end(Status::OK);
+            }
+            bio.accept(u32::try_from(before).unwrap_or(u32::MAX));
+        }
+        // No overflow: the device holds the layer, and that the sector.
+        bio.remap(&layer.device, layer.offset.wrapping_add(sector))
+    }
+}
+
+impl Target for Lsmt {
+    const NAME: &'static CStr = c"lsmt";
+    const VERSION: [u32; 3] = [1, 0, 0];
+    const FEATURES: u64 = crate::dm::target::NOWAIT;
+
+    type PerBio = ();
+    type Shared = ();
+
+    fn construct(
+        ti: &mut Constructor<'_>,
+        arguments: Arguments<'_>,
+        _shared: &Arc<()>,
+    ) -> Result<Pin<KBox<Self>>, Refusal> {
+        ti.check_read_only()?;
+        let name = ti.device_name();
+        let opened = Self::open(ti, arguments)?;
+        Self::check_parents(&name, &opened);
+
+        let sizes = opened.iter().map(|layer| layer.file.virtual_size());
+        let refuse = |error| Refusal::unreadable(Self::NAME, format_args!("{name}"), &error);
+        let size = map::virtual_size(sizes).map_err(|e| refuse(e.into()))?;
+        ti.check_length(Self::NAME, size.saturating_mul(SECTOR))?;
+        let map = Map::build(&opened, size).map_err(|error| match error {
+            format::Error::Invalid(invalid) => refuse(invalid.into()),
+            _ => refuse(format::Error::NoMemory),
+        })?;
+
+        let mut layers = KVec::with_capacity(opened.len(), GFP_KERNEL)?;
+        for Opened { layer, .. } in opened {
+            layers.push(layer, GFP_KERNEL)?;
+        }
+        Self::check_alignment(&name, &layers, &map)?;
+        let target = Self {
+            layers,
+            map,
+            counters: Counters::new()?,
+        };
+        Ok(KBox::pin(target, GFP_KERNEL)?)
+    }
+
+    fn map<'a>(&'a self, bio: MappedBio<'a, Self>) -> Mapped<'a> {
+        match bio.into_read() {
+            Ok(bio) => self.read(bio),
+            Err(bio) => bio.kill(),
+        }
+    }
+
+    fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> core::fmt::Result {
+        let layers = self.layers.iter().map(|layer| LayerArg {
+            device: layer.device.name(),
+            offset: layer.offset,
+            length: layer.length,
+        });
+        match kind {
+            StatusKind::Info => {
+                let [reads, zero_sectors, tail_sectors] = self.counters.sums();
+                let status = LsmtStatus {
+                    layers: self.layers.len() as u64,
+                    extents: self.map.segments(),
+                    size: self.map.size(),
+                    reads,
+                    zero_sectors,
+                    tail_sectors,
+                };
+                write!(out, "{status}")
+            }
+            StatusKind::Table => format::table::write_lsmt(out, layers),
+            StatusKind::Ima => {
+                write!(
+                    out,
+                    ",nr_layers={},size={}",
+                    self.layers.len(),
+                    self.map.size()
+                )?;
+                for (index, layer) in layers.enumerate() {
+                    let LayerArg {
+                        device,
+                        offset,
+                        length,
+                    } = layer;
+                    write!(
+                        out,
+                        ",layer_{index}_device_name={device},layer_{index}_offset={offset},\
+                         layer_{index}_length={length}"
+                    )?;
+                }
+                out.write_str(";")
+            }
+        }
+    }
+
+    fn message(&self, arguments: Arguments<'_>) -> Result {
+        arguments.expect_reset_stats()?;
+        self.counters.reset();
+        Ok(())
+    }
+
+    fn iterate_devices(&self, visit: &mut DeviceVisitor<'_>) -> c_int {
+        for layer in &self.layers {
+            let (start, sectors) = layer.extent();
+            let stop = visit.visit(&layer.device, start, sectors);
+            if stop != 0 {
+                return stop;
+            }
+        }
+        0
+    }
+
+    fn io_hints(&self, limits: &mut Limits<'_>) {
+        limits.clear_alignment();
+    }
+}

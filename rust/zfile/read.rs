@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The data path: from a bio to the blocks that it needs and back.
+//!
+//! The blocks of a bio lie back to back, so that one read of the device below
+//! brings them all. A bio that needs more than [`MAX_READ`] is cut, and so is one
+//! for which there is no buffer of that length; dm core sends the rest again.
+
+use super::{
+    cache::{Block, Key},
+    Zfile, BLOCKS_BAD_CRC, BLOCKS_CORRUPT, BYTES_DECOMPRESSED, CACHE_HITS, READS_FAILED,
+    SECTORS_READ,
+};
+use crate::dm::{
+    bio::{Mapped, ReadBio, Status},
+    log::dm_err,
+    read::{Extent, InFlight, Reader, MAX_PARTS},
+    segments::{Cursor, Segments, Span},
+    target::Target,
+    work::{online_cpus, WorkQueue},
+};
+use crate::format::{
+    zfile::{block_crc, BLOCK_CRC_LEN},
+    Bytes, SECTOR,
+};
+use core::ops::Range;
+use kernel::{
+    alloc::flags::{GFP_NOWAIT, __GFP_NOWARN},
+    prelude::*,
+    sync::{
+        atomic::{ordering, Atomic},
+        Arc,
+    },
+};
+
+/// The most that one read brings, in bytes: what the allocator can be expected
+/// to have in one piece.
+pub(super) const MAX_READ: u32 = 256 * 1024;
+
+/// The most that one bio decompresses, in bytes; zeros take next to nothing below.
+const MAX_OUTPUT: Bytes = 1024 * 1024;
+
+/// The least output that is worth waking another CPU for, in bytes.
+const MIN_PART: Bytes = 32 * 1024;
+
+/// One read: what it brings, and what its bio wants of that.
+pub(crate) struct Job {
+    /// The blocks that it brings.
+    blocks: Range<u64>,
+    /// Where the first block begins in what was read.
+    first: usize,
+    /// What the bio wants of the original file, in bytes.
+    wanted: Range<Bytes>,
+    /// Length of the read, in sectors.
+    sectors: u32,
+    parts: u32,
+    failed: Atomic<bool>,
+}
+
+/// Why a block cannot be had.
+enum Fault {
+    /// Its CRC is not that of the bytes that were read.
+    Crc { stored: u32, computed: u32 },
+    /// It does not decompress to as many bytes as it should.
+    Corrupt,
+}
+
+impl Zfile {
+    /// The blocks that hold `wanted`, a range of bytes of the original file.
+    fn blocks(&self, wanted: &Range<Bytes>) -> Range<u64> {
+        let shift = self.block_shift;
+        let last = wanted.end.saturating_sub(1) >> shift;
+        wanted.start >> shift..last.saturating_add(1).min(self.file.block_count())
+    }
+
+    /// What has to be read of the device below for `blocks`, in bytes from its
+    /// beginning: rounded out to its logical blocks.
+    fn extent(&self, blocks: Range<u64>) -> Range<Bytes> {
+        let stored = self.file.table().extent(blocks);
+        // No overflow: the constructor saw that the device holds the file.
+        let mask = self.lower_block_mask;
+        let start = self.start.wrapping_add(stored.start) & !mask;
+        let end = self.start.wrapping_add(stored.end).wrapping_add(mask) & !mask;
+        start..end
+    }
+
+    /// The length of [`Zfile::extent`].
+    fn extent_len(&self, blocks: Range<u64>) -> usize {
+        let extent = self.extent(blocks);
+        extent.end.saturating_sub(extent.start) as usize
+    }
+
+    /// As many of `blocks`, from the first on, as `room` bytes hold; one at least.
+    fn fit(&self, blocks: Range<u64>, room: usize) -> Range<u64> {
+        if self.extent_len(blocks.clone()) <= room {
+            return blocks;
+        }
+        // The first `fits` blocks fit, `too_many` do not.
+        let mut fits = 1;
+        let mut too_many = blocks.end.saturating_sub(blocks.start);
+        while too_many.saturating_sub(fits) > 1 {
+            let middle = fits.midpoint(too_many);
+            if self.extent_len(blocks.start..blocks.start.saturating_add(middle)) <= room {
+                fits = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        blocks.start..blocks.start.saturating_add(fits)
+    }
+
+    /// What of the original file `blocks` hold, up to the sector's end.
+    fn content(&self, blocks: &Range<u64>) -> Range<Bytes> {
+        blocks.start << self.block_shift..blocks.end << self.block_shift
+    }
+
+    /// Maps a read.
+    pub(super) fn read<'a>(&'a self, mut bio: ReadBio<'a, Self>) -> Mapped<'a> {
+        let start = bio.sector().saturating_mul(SECTOR);
+        let len = u64::from(bio.sectors()).saturating_mul(SECTOR);
+        let mut wanted = start..start.saturating_add(len.min(MAX_OUTPUT));
+        let blocks = self.blocks(&wanted);
+        if blocks.is_empty() {
+            return bio.kill();
+        }
+        if self.serve_from_cache(bio.segments(), &wanted, &blocks) {
+            return bio.end(Status::OK);
+        }
+
+        let blocks = self.fit(blocks, MAX_READ as usize);
+        let want = self.extent_len(blocks.clone());
+        let least = self.extent_len(blocks.start..blocks.start.saturating_add(1));
+        let Some(buffer) = self.reserve.buffer(want, least, bio.may_wait()) else {
+            return bio.end(Status::AGAIN);
+        };
+        let blocks = self.fit(blocks, buffer.len());
+        wanted.end = wanted.end.min(self.content(&blocks).end);
+        bio.accept((wanted.end.saturating_sub(wanted.start) / SECTOR) as u32);
+
+        let extent = self.extent(blocks.clone());
+        let first = self.start.wrapping_add(self.file.table().start(blocks.start));
+        let bytes = extent.end.saturating_sub(extent.start) as u32;
+        let job = Job {
+            first: first.saturating_sub(extent.start) as usize,
+            sectors: bytes / SECTOR as u32,
+            parts: self.part_count(&blocks),
+            blocks,
+            wanted,
+            failed: Atomic::new(false),
+        };
+        let extent = Extent {
+            sector: extent.start / SECTOR,
+            bytes,
+        };
+        bio.fetch(&self.device, extent, buffer, job)
+    }
+
+    /// Into how many parts the work on `blocks` is worth splitting.
+    fn part_count(&self, blocks: &Range<u64>) -> u32 {
+        let count = blocks.end.saturating_sub(blocks.start);
+        let worth = (count << self.block_shift) / MIN_PART;
+        let most = u64::from(MAX_PARTS).min(online_cpus() as u64);
+        worth.min(count).clamp(1, most.max(1)) as u32
+    }
+
+    fn key(&self, block: u64) -> Key {
+        Key {
+            device: self.shared.device(),
+            block,
+        }
+    }
+
+    /// Fills the bio from the cache, if that has all that it wants: a bio that
+    /// wants part of a block, or of two. Whole blocks are not in the cache.
+    fn serve_from_cache(
+        &self,
+        bio: Segments<'_>,
+        wanted: &Range<Bytes>,
+        blocks: &Range<u64>,
+    ) -> bool {
+        let content = self.content(blocks);
+        if content == *wanted || blocks.end.saturating_sub(blocks.start) > 2 {
+            return false;
+        }
+        let cache = self.shared.cache.cache();
+        let Some(first) = cache.get(self.key(blocks.start)) else {
+            return false;
+        };
+        let mut hits: [Option<Block>; 2] = [Some(first), None];
+        let last = blocks.end.saturating_sub(1);
+        if last != blocks.start {
+            let Some(second) = cache.get(self.key(last)) else {
+                return false;
+            };
+            if let Some(slot) = hits.last_mut() {
+                *slot = Some(second);
+            }
+        }
+        let mut cursor = bio.cursor(0);
+        for (block, content) in blocks.clone().zip(hits.iter().flatten()) {
+            self.copy(content, block, wanted, &mut cursor);
+        }
+        self.counters.add(CACHE_HITS, 1);
+        true
+    }
+
+    /// The part of `block` that is wanted, in bytes from the block's beginning.
+    fn wanted_part(&self, block: u64, wanted: &Range<Bytes>) -> Range<usize> {
+        let start = block << self.block_shift;
+        let size = u64::from(self.file.block_size());
+        let from = wanted.start.saturating_sub(start).min(size);
+        let to = wanted.end.saturating_sub(start).min(size);
+        from as usize..to as usize
+    }
+
+    /// Writes what is wanted of `block`, with `content`; zeros behind its end.
+    fn copy(&self, content: &[u8], block: u64, wanted: &Range<Bytes>, to: &mut Cursor<'_>) {
+        let part = self.wanted_part(block, wanted);
+        let end = part.end.min(content.len());
+        let bytes = content.get(part.start..end).unwrap_or_default();
+        to.write(bytes);
+        to.zero(part.len().saturating_sub(bytes.len()));
+    }
+
+    /// The compressed bytes of `block` in `data`, after a look at their CRC.
+    fn payload<'d>(&self, job: &Job, data: &'d [u8], block: u64) -> Result<&'d [u8], Fault> {
+        let table = self.file.table();
+        let base = table.start(job.blocks.start);
+        let stored = table.extent(block..block.saturating_add(1));
+        let from = job.first.saturating_add(stored.start.saturating_sub(base) as usize);
+        let to = job.first.saturating_add(stored.end.saturating_sub(base) as usize);
+        let stored = data.get(from..to).ok_or(Fault::Corrupt)?;
+        if !self.file.verify() {
+            return Ok(stored);
+        }
+        let (payload, crc) = stored
+            .split_last_chunk::<{ BLOCK_CRC_LEN as usize }>()
+            .ok_or(Fault::Corrupt)?;
+        if self.ignore_crc {
+            return Ok(payload);
+        }
+        let stored = u32::from_le_bytes(*crc);
+        let computed = block_crc::<crate::dm::platform::Kernel>(payload);
+        if stored != computed {
+            return Err(Fault::Crc { stored, computed });
+        }
+        Ok(payload)
+    }
+
+    /// Fills the bio from `to` on with what it wants of `block`.
+    fn fill(&self, job: &Job, data: &[u8], block: u64, to: &mut Cursor<'_>) -> Result<(), Fault> {
+        let payload = self.payload(job, data, block)?;
+        let len = self.file.block_len(block) as usize;
+        let part = self.wanted_part(block, &job.wanted);
+        let whole = part.start == 0 && part.end >= len;
+        if whole {
+            if let Some(span) = to.span(len) {
+                if self.shared.decompress(payload, span) != Some(len) {
+                    return Err(Fault::Corrupt);
+                }
+                to.zero(part.end.saturating_sub(len));
+                return Ok(());
+            }
+        } else if let Some(content) = self.decompress_to_keep(payload, len)? {
+            self.copy(&content, block, &job.wanted, to);
+            self.shared.cache.cache().insert(self.key(block), content);
+            return Ok(());
+        }
+        let mut scratch = self.shared.scratch().ok_or(Fault::Corrupt)?;
+        let content = scratch
+            .decompress(self.file.algorithm(), payload, len)
+            .ok_or(Fault::Corrupt)?;
+        self.copy(content, block, &job.wanted, to);
+        Ok(())
+    }
+
+    /// Decompresses into memory of its own, or returns `None` if there is none.
+    fn decompress_to_keep(&self, payload: &[u8], len: usize) -> Result<Option<Block>, Fault> {
+        let flags = GFP_NOWAIT | __GFP_NOWARN;
+        let Ok(mut content) = KVec::from_elem(0u8, len, flags) else {
+            return Ok(None);
+        };
+        let span = Span::from(content.as_mut_slice());
+        if self.shared.decompress(payload, span) != Some(len) {
+            return Err(Fault::Corrupt);
+        }
+        Ok(Arc::new(content, flags).ok())
+    }
+
+    /// Counts a block that cannot be had, and says so in the log.
+    fn report(&self, block: u64, fault: &Fault) {
+        let counter = match fault {
+            Fault::Crc { .. } => BLOCKS_BAD_CRC,
+            Fault::Corrupt => BLOCKS_CORRUPT,
+        };
+        self.counters.add(counter, 1);
+        if !self.log.allows() {
+            return;
+        }
+        let at = self.file.table().start(block);
+        match fault {
+            Fault::Crc { stored, computed } => dm_err!(
+                Self::NAME,
+                "{}: block {block} at byte {at} of {}: CRC {computed:#010x}, expected {stored:#010x}",
+                self.name,
+                self.device.name()
+            ),
+            Fault::Corrupt => dm_err!(
+                Self::NAME,
+                "{}: block {block} at byte {at} of {}: does not decompress to {} bytes",
+                self.name,
+                self.device.name(),
+                self.file.block_len(block)
+            ),
+        }
+    }
+}
+
+impl Reader for Zfile {
+    type Job = Job;
+
+    fn queue(&self) -> &WorkQueue {
+        &self.shared.queue
+    }
+
+    fn parts(&self, job: &Job) -> u32 {
+        job.parts
+    }
+
+    fn process(&self, job: &Job, data: &[u8], bio: Segments<'_>, part: u32) {
+        let count = job.blocks.end.saturating_sub(job.blocks.start);
+        let boundary = |part: u32| {
+            let offset = count.saturating_mul(part.into()) / u64::from(job.parts.max(1));
+            job.blocks.start.saturating_add(offset)
+        };
+        let blocks = boundary(part)..boundary(part.saturating_add(1));
+        let start = self.content(&blocks).start;
+        let mut cursor = bio.cursor(start.saturating_sub(job.wanted.start) as usize);
+        for block in blocks {
+            if let Err(fault) = self.fill(job, data, block, &mut cursor) {
+                self.report(block, &fault);
+                job.failed.store(true, ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    fn finish(&self, job: &Job, below: Status) -> Status {
+        if below != Status::OK {
+            self.counters.add(READS_FAILED, 1);
+            if self.log.allows() {
+                dm_err!(
+                    Self::NAME,
+                    "{}: blocks {} to {}: read of {} failed, status {}",
+                    self.name,
+                    job.blocks.start,
+                    job.blocks.end.saturating_sub(1),
+                    self.device.name(),
+                    below.code()
+                );
+            }
+            return below;
+        }
+        self.counters.add(SECTORS_READ, job.sectors.into());
+        if job.failed.load(ordering::Relaxed) {
+            return Status::IO_ERROR;
+        }
+        let content = self.content(&job.blocks);
+        let end = content.end.min(self.file.original_size());
+        self.counters.add(BYTES_DECOMPRESSED, end.saturating_sub(content.start));
+        Status::OK
+    }
+}
+
+const _: () = {
+    // What a read needs in front of every bio, of which dm core keeps 16 ready.
+    assert!(size_of::<InFlight<Zfile>>() <= 768);
+};
