@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::image::ImageError;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -26,6 +28,10 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+
+    /// The contents of a file are wrong, or cannot be made.
+    #[error(transparent)]
+    Image(#[from] ImageError),
 
     /// A command that exists in name only.
     #[error("`ovbd {0}` is not built yet")]
@@ -78,12 +84,14 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Io { source, .. } => io_exit_code(source),
+            Self::Image(error) => error.exit_code(),
             Self::NotBuilt(_) | Self::Output(_) => ExitCode::Failure,
         }
     }
 }
 
-fn io_exit_code(error: &io::Error) -> ExitCode {
+/// The exit code for a failed system call.
+pub(crate) fn io_exit_code(error: &io::Error) -> ExitCode {
     match error.kind() {
         io::ErrorKind::PermissionDenied => ExitCode::Permission,
         io::ErrorKind::NotFound => ExitCode::NotFound,

@@ -2,13 +2,186 @@
 
 //! `ovbd build`.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use ovbd::image::build::{self, Base, BuiltLayer, LayerPlan, Target};
+use ovbd::image::mkfs::{self, FsSettings, FsType};
+use ovbd::image::size::{self, Human};
+use ovbd::image::source::{FileSource, Source};
 use ovbd::output::Output;
-use ovbd::{Error, Result};
+use ovbd::Result;
+use overlaybd_format::lsmt::Uuid;
+use serde::Serialize;
 
-/// Make a layer from a raw disk image or a directory
+use super::compress::{written_text, zfile_text, TargetArgs, WrittenReport, ZfileReport};
+
+/// Make a layer of a disk image or a folder, or of its difference to a base
+///
+/// Without --base, the layer holds all of the disk but its zeros. With --base, it holds what
+/// differs, so that base and layer together are the disk.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = EXAMPLES)]
+#[command(group(clap::ArgGroup::new("content").required(true).args(["raw", "from_dir"])))]
+pub struct Args {
+    /// The disk: a raw image or a block device
+    #[arg(long, value_name = "IMAGE")]
+    raw: Option<PathBuf>,
+    /// The disk: a file system made of this folder
+    #[arg(long, value_name = "DIR")]
+    from_dir: Option<PathBuf>,
+    /// Which file system to make
+    #[arg(long, value_enum, default_value_t, requires = "from_dir")]
+    fs: FsArg,
+    /// UUID of the file system [default: one that follows from the folder's content]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid, requires = "from_dir")]
+    fs_uuid: Option<Uuid>,
+    /// Label of the file system
+    #[arg(long, value_name = "LABEL", requires = "from_dir")]
+    fs_label: Option<String>,
+    /// Time of making in seconds since 1970, and the latest for any file [default:
+    /// $SOURCE_DATE_EPOCH, or the folder's youngest modification]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "from_dir",
+        allow_negative_numbers = true
+    )]
+    timestamp: Option<i64>,
+    /// What the layer is to lie on: an image's layers, bottom first, or one raw disk image
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    base: Vec<PathBuf>,
+    /// Size of the disk: bytes, or with K, M, G, T [default: that of the image; for a folder what
+    /// its content needs and some room]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    virtual_size: Option<u64>,
+    /// UUID of the layer [default: none]
+    #[arg(long, value_parser = parse_uuid)]
+    uuid: Option<Uuid>,
+    /// UUID of the layer below [default: that of the base's topmost layer]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
+    parent_uuid: Option<Uuid>,
+    /// Free text in the layer's header, at most 256 bytes
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    tag: String,
+    /// Bytes in which disks are compared: a power of two, 512 to 64k
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4k")]
+    granularity: u64,
+    #[command(flatten)]
+    target: TargetArgs,
+}
 
-pub fn run(_args: &Args, _output: &Output) -> Result<()> {
-    Err(Error::NotBuilt("build"))
+const EXAMPLES: &str = "\
+Examples:
+  ovbd build --from-dir rootfs -o base.tar --tar -a zstd
+  ovbd build --raw changed.img --base base.tar -o layer1.tar --tar -a zstd
+  ovbd build --raw disk.img -o disk.lsmt -a none";
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum FsArg {
+    /// ext4 without a journal, by mke2fs
+    #[default]
+    Ext4,
+    /// EROFS, by mkfs.erofs
+    Erofs,
+}
+
+fn parse_uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::parse(text)
+        .ok_or_else(|| "expected 8-4-4-4-12 hexadecimal digits, not all of them zero".to_owned())
+}
+
+pub fn run(args: &Args, output: &Output) -> Result<()> {
+    let target = args.target.target()?;
+    let new = args.new_disk()?;
+    let base = match &args.base[..] {
+        [] => None,
+        files => Some(Base::open(files)?),
+    };
+    let plan = LayerPlan {
+        virtual_size: args.virtual_size,
+        uuid: args.uuid,
+        parent_uuid: args.parent_uuid,
+        tag: args.tag.clone().into_bytes(),
+        granule: u32::try_from(args.granularity).unwrap_or(u32::MAX),
+    };
+    let progress = output.progress(args.virtual_size.unwrap_or(new.size()), "build");
+    let result = build::build_layer(&*new, base.as_ref(), &plan, &target, &progress);
+    progress.finish();
+    let built = result?;
+    output.answer(&Report::new(&built, &target), || text(&built, &target))
+}
+
+impl Args {
+    fn new_disk(&self) -> Result<Arc<FileSource>> {
+        let source = match (&self.raw, &self.from_dir) {
+            (Some(image), _) => FileSource::open(image)?,
+            (None, Some(folder)) => {
+                let near = &self.target.file.output;
+                let image = mkfs::make(folder, &self.fs_settings()?, near)?;
+                FileSource::new(image, folder.clone())?
+            }
+            // The argument parser demands one of them.
+            (None, None) => return Err(ovbd::Error::NotBuilt("build")),
+        };
+        Ok(Arc::new(source))
+    }
+
+    fn fs_settings(&self) -> Result<FsSettings> {
+        let epoch = mkfs::source_date_epoch(std::env::var_os("SOURCE_DATE_EPOCH").as_deref())?;
+        Ok(FsSettings {
+            kind: match self.fs {
+                FsArg::Ext4 => FsType::Ext4,
+                FsArg::Erofs => FsType::Erofs,
+            },
+            size: self.virtual_size,
+            uuid: self.fs_uuid.map(|uuid| uuid.to_string()),
+            label: self.fs_label.clone(),
+            timestamp: self.timestamp.or(epoch),
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    written: WrittenReport<'a>,
+    virtual_size: u64,
+    uuid: Option<String>,
+    parent_uuid: Option<String>,
+    extents: u64,
+    data: u64,
+    zeroed: u64,
+    zfile: Option<ZfileReport>,
+}
+
+impl<'a> Report<'a> {
+    fn new(built: &'a BuiltLayer, target: &Target) -> Self {
+        Self {
+            written: WrittenReport::new(&built.written, target),
+            virtual_size: built.settings.virtual_size,
+            uuid: built.settings.uuid.map(|uuid| uuid.to_string()),
+            parent_uuid: built.settings.parent_uuid.map(|uuid| uuid.to_string()),
+            extents: built.layer.extents,
+            data: built.layer.data,
+            zeroed: built.layer.zeroed,
+            zfile: ZfileReport::new(target, built.zfile),
+        }
+    }
+}
+
+fn text(built: &BuiltLayer, target: &Target) -> String {
+    let zeroed = match built.layer.zeroed {
+        0 => String::new(),
+        bytes => format!(", {} zeroed", Human(bytes)),
+    };
+    format!(
+        "{}  layer   {} of a {} disk in {} extents{zeroed}\n{}",
+        written_text(&built.written, target),
+        Human(built.layer.data),
+        Human(built.settings.virtual_size),
+        built.layer.extents,
+        zfile_text(target, built.zfile)
+    )
 }

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Opening a file, whatever it is: tar, ZFile, LSMT layer, or none of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use overlaybd_format::blob::{Blob as Detected, Kind};
+use overlaybd_format::lsmt::{Entry, Layer, ENTRY_LEN};
+use overlaybd_format::tar::Payload;
+use overlaybd_format::{Error as FormatError, Invalid, ReadAt, Rule};
+
+use super::error::{ImageError, Place};
+use super::source::{FileSource, Part, ReadError, SharedSource, Source, Std};
+use super::zsource::ZSource;
+use crate::Result;
+
+/// What a layer that points into an OCI tar is called.
+const TURBO: &str = "a layer that points into an OCI tar (turboOCI)";
+
+/// What a file holds.
+pub enum Shape {
+    /// Nothing that we know. Why it is neither ZFile nor LSMT:
+    Plain(Invalid),
+    /// A ZFile.
+    Zfile(Arc<ZSource>),
+    /// An LSMT file that is not compressed.
+    Lsmt,
+}
+
+/// An open file.
+pub struct Blob {
+    path: PathBuf,
+    size: u64,
+    wrapper: Option<Payload>,
+    shape: Shape,
+    stored: SharedSource,
+}
+
+impl Blob {
+    /// Opens `path` and finds out what it is. Of a ZFile, header, trailer and index are checked.
+    ///
+    /// # Errors
+    /// [`ImageError::Format`] for a broken ZFile. A file of another kind, a tar with other
+    /// things in it among them, is not an error here; see [`Shape::Plain`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        let file: SharedSource = Arc::new(FileSource::open(&path)?);
+        let size = file.size();
+        let detected = match Detected::detect(&&*file, size) {
+            Ok(detected) => detected,
+            Err(FormatError::Invalid(invalid)) if is_other_file(invalid.rule) => {
+                return Ok(Self {
+                    path,
+                    size,
+                    wrapper: None,
+                    shape: Shape::Plain(invalid),
+                    stored: file,
+                });
+            }
+            Err(error) => return Err(format_error(&path, Place::File, 0, error).into()),
+        };
+        let payload = detected.payload;
+        let stored: SharedSource = if detected.wrapped {
+            let (offset, length) = (payload.offset, payload.length);
+            Arc::new(Part::new(file, path.clone(), offset, length))
+        } else {
+            file
+        };
+        let shape = match detected.kind {
+            Kind::Lsmt => Shape::Lsmt,
+            Kind::Zfile => {
+                let zfile = ZSource::open(Arc::clone(&stored), path.clone(), payload.offset)
+                    .map_err(|e| format_error(&path, Place::File, payload.offset, e))?;
+                Shape::Zfile(Arc::new(zfile))
+            }
+        };
+        Ok(Self {
+            path,
+            size,
+            wrapper: detected.wrapped.then_some(payload),
+            shape,
+            stored,
+        })
+    }
+
+    /// The name that it was opened with.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the file, bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where in the file the ZFile or layer lies, if it is wrapped in a tar.
+    pub fn wrapper(&self) -> Option<Payload> {
+        self.wrapper
+    }
+
+    /// What the file, or the tar's payload, holds.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The ZFile, if it is one.
+    pub fn zfile(&self) -> Option<&Arc<ZSource>> {
+        match &self.shape {
+            Shape::Zfile(zfile) => Some(zfile),
+            _ => None,
+        }
+    }
+
+    /// The file without its tar wrapper.
+    pub fn stored(&self) -> &SharedSource {
+        &self.stored
+    }
+
+    /// The file without tar wrapper and decompressed.
+    pub fn content(&self) -> SharedSource {
+        match &self.shape {
+            Shape::Zfile(zfile) => Arc::clone(zfile) as SharedSource,
+            _ => Arc::clone(&self.stored),
+        }
+    }
+
+    /// What offsets in the [`content`](Self::content) count from, and by how much they differ
+    /// from those in the file.
+    fn content_place(&self) -> (Place, u64) {
+        match &self.shape {
+            Shape::Zfile(_) => (Place::Content, 0),
+            _ => (Place::File, self.wrapper.map_or(0, |w| w.offset)),
+        }
+    }
+
+    /// Refuses a file that is neither ZFile nor LSMT.
+    pub fn require_known(&self) -> Result<()> {
+        match self.shape {
+            Shape::Plain(invalid) => Err(ImageError::Format {
+                path: self.path.clone(),
+                place: Place::File,
+                invalid,
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the content is an LSMT file of some kind.
+    pub fn holds_lsmt(&self) -> Result<bool> {
+        match &self.shape {
+            Shape::Lsmt => Ok(true),
+            Shape::Plain(_) => Ok(false),
+            Shape::Zfile(zfile) => {
+                let mut magic = [0; 8];
+                if zfile.size() < magic.len() as u64 {
+                    return Ok(false);
+                }
+                zfile
+                    .read_exact_at(0, &mut magic)
+                    .map_err(ImageError::from)?;
+                Ok(Kind::of(&magic) == Some(Kind::Lsmt))
+            }
+        }
+    }
+
+    /// Opens the sealed layer that is the content: checks header, trailer and index.
+    pub fn layer(&self) -> Result<Layer<Std>> {
+        let content = self.content();
+        Layer::open(&&*content, content.size()).map_err(|error| {
+            let (place, base) = self.content_place();
+            match &error {
+                FormatError::Invalid(invalid) if points_into_tar(&*content, invalid) => {
+                    ImageError::Kind {
+                        path: self.path.clone(),
+                        found: TURBO.to_owned(),
+                        expected: "a layer with its data in itself",
+                    }
+                }
+                _ => format_error(&self.path, place, base, error),
+            }
+            .into()
+        })
+    }
+}
+
+/// Rules that say no more than that the file is none of ours.
+fn is_other_file(rule: Rule) -> bool {
+    matches!(
+        rule,
+        Rule::BlobKind
+            | Rule::TarType
+            | Rule::TarNumber
+            | Rule::TarPaxSize
+            | Rule::TarPaxRecord
+            | Rule::TarPaxMember
+    )
+}
+
+/// An error of the format crate about `path`, where its offsets count from `base`.
+pub(super) fn format_error(
+    path: &Path,
+    place: Place,
+    base: u64,
+    error: FormatError<ReadError>,
+) -> ImageError {
+    match error {
+        FormatError::Read { error, .. } => ImageError::Read(error),
+        FormatError::NoMemory => ImageError::NoMemory(path.to_owned()),
+        FormatError::Invalid(mut invalid) => {
+            invalid.offset = invalid.offset.saturating_add(base);
+            ImageError::Format {
+                path: path.to_owned(),
+                place,
+                invalid,
+            }
+        }
+    }
+}
+
+/// Whether the entry that broke a rule about data places has them in a second file.
+fn points_into_tar(content: &dyn Source, invalid: &Invalid) -> bool {
+    let mut bytes = [0; ENTRY_LEN];
+    matches!(invalid.rule, Rule::LsmtDataStart | Rule::LsmtDataEnd)
+        && content.read_exact_at(invalid.offset, &mut bytes).is_ok()
+        && Entry::decode(&bytes).tag() == 1
+}
