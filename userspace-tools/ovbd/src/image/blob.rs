@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overlaybd_format::blob::{Blob as Detected, Kind};
-use overlaybd_format::lsmt::{Entry, Layer, ENTRY_LEN};
+use overlaybd_format::lsmt::{Entry, Header, Layer, ENTRY_LEN};
 use overlaybd_format::tar::Payload;
-use overlaybd_format::{Error as FormatError, Invalid, ReadAt, Rule};
+use overlaybd_format::{Error as FormatError, Invalid, Part as FilePart, ReadAt, Rule};
 
 use super::error::{ImageError, Place};
 use super::source::{FileSource, Part, ReadError, SharedSource, Source, Std};
@@ -17,6 +17,9 @@ use crate::Result;
 
 /// What a layer that points into an OCI tar is called.
 const TURBO: &str = "a layer that points into an OCI tar (turboOCI)";
+
+/// What the files of a writable layer are called.
+const WRITABLE: &str = "a file of a writable layer";
 
 /// What a file holds.
 pub enum Shape {
@@ -136,14 +139,27 @@ impl Blob {
 
     /// Refuses a file that is neither ZFile nor LSMT.
     pub fn require_known(&self) -> Result<()> {
-        match self.shape {
-            Shape::Plain(invalid) => Err(ImageError::Format {
-                path: self.path.clone(),
+        let Shape::Plain(invalid) = self.shape else {
+            return Ok(());
+        };
+        let path = self.path.clone();
+        let error = match invalid.rule {
+            Rule::BlobKind if self.size == 0 => self.wrong_kind("empty", "a ZFile or an LSMT file"),
+            Rule::BlobKind => self.wrong_kind("neither a ZFile nor an LSMT file", "one of these"),
+            _ => ImageError::Format {
+                path,
                 place: Place::File,
                 invalid,
-            }
-            .into()),
-            _ => Ok(()),
+            },
+        };
+        Err(error.into())
+    }
+
+    fn wrong_kind(&self, found: &str, expected: &'static str) -> ImageError {
+        ImageError::Kind {
+            path: self.path.clone(),
+            found: found.to_owned(),
+            expected,
         }
     }
 
@@ -168,21 +184,38 @@ impl Blob {
     /// Opens the sealed layer that is the content: checks header, trailer and index.
     pub fn layer(&self) -> Result<Layer<Std>> {
         let content = self.content();
-        Layer::open(&&*content, content.size()).map_err(|error| {
-            let (place, base) = self.content_place();
-            match &error {
-                FormatError::Invalid(invalid) if points_into_tar(&*content, invalid) => {
-                    ImageError::Kind {
-                        path: self.path.clone(),
-                        found: TURBO.to_owned(),
-                        expected: "a layer with its data in itself",
-                    }
-                }
-                _ => format_error(&self.path, place, base, error),
-            }
-            .into()
-        })
+        Layer::open(&&*content, content.size()).map_err(|error| self.layer_error(error).into())
     }
+
+    fn layer_error(&self, error: FormatError<ReadError>) -> ImageError {
+        if let FormatError::Invalid(invalid) = &error {
+            if points_into_tar(&*self.content(), invalid) {
+                return self.wrong_kind(TURBO, "a layer with its data in itself");
+            }
+            if self.lsmt_header().is_some_and(|header| !header.is_sealed())
+                && is_unsealed(invalid.rule)
+            {
+                return self.wrong_kind(WRITABLE, "a sealed layer (commit or seal it first)");
+            }
+        }
+        let (place, base) = self.content_place();
+        format_error(&self.path, place, base, error)
+    }
+
+    /// The header of the LSMT file that is the content, sealed or not.
+    pub fn lsmt_header(&self) -> Option<Header> {
+        let mut bytes = [0; 512];
+        self.content().read_exact_at(0, &mut bytes).ok()?;
+        Header::parse(&bytes, 0, FilePart::Header).ok()
+    }
+}
+
+/// Rules that a file of a writable layer, which has no trailer, breaks first.
+fn is_unsealed(rule: Rule) -> bool {
+    matches!(
+        rule,
+        Rule::LsmtLength | Rule::LsmtWritable | Rule::LsmtDataFlag
+    )
 }
 
 /// Rules that say no more than that the file is none of ours.

@@ -3,10 +3,11 @@
 //! What can go wrong with the contents of files.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use overlaybd_format::Invalid;
 
+use super::digest::Digest;
 use super::source::ReadError;
 use crate::error::{io_exit_code, ExitCode};
 
@@ -38,7 +39,7 @@ pub enum ImageError {
     Stack(Invalid),
 
     /// A file is fine, but of the wrong kind for what was asked.
-    #[error("{path}: {found}, where {expected} is needed", path = path.display())]
+    #[error("{path}: is {found}; {expected} is needed", path = path.display())]
     Kind {
         /// The file.
         path: PathBuf,
@@ -48,13 +49,51 @@ pub enum ImageError {
         expected: &'static str,
     },
 
-    /// Verification found something.
-    #[error("{path}: corrupt: {summary}", path = path.display())]
+    /// Blocks of a ZFile are corrupt.
+    #[error(
+        "{path}: {bad} of {blocks} blocks are bad, the first at byte {offset}: \
+         block {block}: {reason}; fetch the file again",
+        path = path.display()
+    )]
     Corrupt {
-        /// The first file that is.
+        /// The file.
         path: PathBuf,
-        /// How much of it, and where first.
-        summary: String,
+        /// How many blocks are bad.
+        bad: u64,
+        /// How many there are.
+        blocks: u64,
+        /// The first bad one.
+        block: u64,
+        /// Byte offset of its stored form in the file.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// Files did not pass verification; the report says why.
+    #[error("{}", unverified(*.bad, *.files, .first, *.offset))]
+    Unverified {
+        /// How many files did not.
+        bad: usize,
+        /// How many there were.
+        files: usize,
+        /// The first that did not.
+        first: PathBuf,
+        /// First bad byte offset in it.
+        offset: Option<u64>,
+        /// The exit code that fits what is wrong with it.
+        exit_code: ExitCode,
+    },
+
+    /// A file is another than the one wanted.
+    #[error("{path}: digest {found}, expected {expected}; fetch the file again", path = path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// Its digest.
+        found: Digest,
+        /// The one wanted.
+        expected: Digest,
     },
 
     /// Something is in the place of an output file.
@@ -99,9 +138,12 @@ impl ImageError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Format { .. } | Self::Stack(_) | Self::Kind { .. } | Self::Corrupt { .. } => {
-                ExitCode::Invalid
-            }
+            Self::Format { .. }
+            | Self::Stack(_)
+            | Self::Kind { .. }
+            | Self::Corrupt { .. }
+            | Self::Digest { .. } => ExitCode::Invalid,
+            Self::Unverified { exit_code, .. } => *exit_code,
             Self::Read(ReadError::Io { source, .. }) => io_exit_code(source),
             Self::Read(_) => ExitCode::Invalid,
             Self::Environment { .. } | Self::Argument(_) => ExitCode::Usage,
@@ -110,6 +152,15 @@ impl ImageError {
             | Self::NotReplaceable { .. }
             | Self::Tool { .. } => ExitCode::Failure,
         }
+    }
+}
+
+fn unverified(bad: usize, files: usize, first: &Path, offset: Option<u64>) -> String {
+    let first = first.display();
+    let place = offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
+    match files {
+        1 => format!("{first}: bad{place}"),
+        _ => format!("{bad} of {files} files are bad; the first is {first}{place}"),
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`atomic`], [`output`] | files that appear complete; the tar wrapper |
 //! | [`zwriter`], [`layer`] | writing ZFiles and LSMT layers |
 //! | [`changes`], [`mkfs`], [`build`] | making layers of disks and folders |
+//! | [`verify`], [`extract`] | checking files, unpacking them |
 
 pub mod atomic;
 pub mod blob;
@@ -19,12 +20,14 @@ pub mod codec;
 pub mod digest;
 pub mod disk;
 mod error;
+pub mod extract;
 pub mod layer;
 pub mod mkfs;
 pub mod output;
 pub mod size;
 pub mod source;
 pub mod stack;
+pub mod verify;
 pub mod zsource;
 pub mod zwriter;
 

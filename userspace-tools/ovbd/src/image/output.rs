@@ -110,7 +110,7 @@ impl BlobWriter {
     pub fn finish(mut self) -> Result<Written> {
         let path = self.file.target().to_owned();
         let size = self.wrap().map_err(|e| Error::io("write", &path, e))?;
-        let digest = digest_of(self.file.file()).map_err(|e| Error::io("read back", &path, e))?;
+        let digest = digest_of(self.file.file(), |_| ()).map_err(|e| Error::io("read back", &path, e))?;
         self.file.commit()?;
         Ok(Written { path, size, digest })
     }
@@ -145,8 +145,8 @@ impl Rewrite for BlobWriter {
     }
 }
 
-/// The digest of a whole file.
-fn digest_of(file: &File) -> io::Result<Digest> {
+/// The digest of a whole file; `passed` gets the number of bytes each time some were read.
+pub(super) fn digest_of(file: &File, passed: impl Fn(u64)) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut offset = 0;
@@ -157,5 +157,6 @@ fn digest_of(file: &File) -> io::Result<Digest> {
         }
         hash.update(&buffer[..got]);
         offset += got as u64;
+        passed(got as u64);
     }
 }
