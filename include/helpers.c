@@ -68,7 +68,6 @@ void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work
 void dm_ovbd_ratelimit_init(struct ratelimit_state *state)
 {
 	ratelimit_state_init(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
-	ratelimit_set_flags(state, RATELIMIT_MSG_ON_RELEASE);
 }
 
 u64 __percpu *dm_ovbd_counters_alloc(unsigned int count)

@@ -8,6 +8,9 @@ pub(crate) use kernel::bindings::*;
 
 #[allow(
     clippy::all,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,
@@ -28,8 +31,5 @@ mod generated {
     type __kernel_ssize_t = isize;
     type __kernel_ptrdiff_t = isize;
 
-    include!(concat!(
-        env!("DM_OVERLAYBD_OBJ"),
-        "/bindings_generated.rs"
-    ));
+    include!(concat!(env!("DM_OVERLAYBD_OBJ"), "/bindings_generated.rs"));
 }

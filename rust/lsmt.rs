@@ -144,10 +144,7 @@ impl Layer {
 
 impl Lsmt {
     /// Opens the layers that a table line names, bottom first.
-    fn open(
-        ti: &mut Constructor<'_>,
-        arguments: Arguments<'_>,
-    ) -> Result<KVec<Opened>, Refusal> {
+    fn open(ti: &mut Constructor<'_>, arguments: Arguments<'_>) -> Result<KVec<Opened>, Refusal> {
         let invalid = |error: format::table::ArgError| Refusal::invalid(error.reason());
         let mut args = LsmtArgs::parse(arguments.words()).map_err(invalid)?;
         // All words are looked at before a device is.

@@ -28,9 +28,14 @@ impl Status {
         Self(raw)
     }
 
-    /// The number in `include/linux/blk_types.h`.
-    pub(crate) const fn code(self) -> u8 {
+    pub(super) const fn into_raw(self) -> bindings::blk_status_t {
         self.0
+    }
+
+    /// The errno that the submitter gets to see: 0, or negative.
+    pub(crate) fn errno(self) -> c_int {
+        // SAFETY: It only looks up a number.
+        unsafe { bindings::blk_status_to_errno(self.0) }
     }
 }
 
@@ -78,10 +83,7 @@ impl<'a, T: Target> MappedBio<'a, T> {
     ///
     /// `ti` and `bio` are the arguments of a `map` call that has not returned for
     /// `'a`, and `ti` was made by `T`'s constructor.
-    pub(super) unsafe fn from_raw(
-        ti: *mut bindings::dm_target,
-        bio: *mut bindings::bio,
-    ) -> Self {
+    pub(super) unsafe fn from_raw(ti: *mut bindings::dm_target, bio: *mut bindings::bio) -> Self {
         // INVARIANT: By the requirements of this function.
         Self {
             // SAFETY: dm core passes no null pointers.
@@ -189,7 +191,7 @@ impl<'a, T: Target> ReadBio<'a, T> {
     pub(crate) fn end(self, status: Status) -> Mapped<'a> {
         // SAFETY: The bio is ours, and given up here.
         unsafe {
-            (*self.as_raw()).bi_status = status.code();
+            (*self.as_raw()).bi_status = status.into_raw();
             bindings::bio_endio(self.as_raw());
         }
         Mapped::SUBMITTED

@@ -137,7 +137,10 @@ impl<'a> Constructor<'a> {
             return Ok(());
         }
         let name = self.device_name();
-        dm_err!(target, "{name}: length is {found} sectors, expected {expected}");
+        dm_err!(
+            target,
+            "{name}: length is {found} sectors, expected {expected}"
+        );
         Err(Refusal::invalid(c"Invalid target length"))
     }
 
@@ -273,6 +276,6 @@ impl<'a> Arguments<'a> {
     pub(crate) fn c_str(&self, word: &str) -> Option<&'a CStr> {
         (0..self.argc)
             .filter_map(|index| self.get(index))
-            .find(|c_str| core::ptr::eq(c_str.as_ptr().cast(), word.as_ptr()))
+            .find(|c_str| core::ptr::eq(c_str.as_char_ptr(), word.as_ptr()))
     }
 }

@@ -8,10 +8,7 @@
 
 use crate::bindings;
 use core::ptr::NonNull;
-use kernel::{
-    alloc::AllocError,
-    page::PAGE_SIZE,
-};
+use kernel::{alloc::AllocError, page::PAGE_SIZE};
 
 /// `2^order` contiguous pages.
 ///

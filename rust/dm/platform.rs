@@ -87,7 +87,10 @@ impl<'a> File<'a> {
         self.device.read(first / SECTOR, &mut data)?;
         let arrived = data.get(skip as usize..).ok_or(EIO)?;
         let len = arrived.len().min(buf.len());
-        let (to, from) = (buf.get_mut(..len).ok_or(EIO)?, arrived.get(..len).ok_or(EIO)?);
+        let (to, from) = (
+            buf.get_mut(..len).ok_or(EIO)?,
+            arrived.get(..len).ok_or(EIO)?,
+        );
         to.copy_from_slice(from);
         Ok(len)
     }

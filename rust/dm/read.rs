@@ -155,7 +155,7 @@ impl<T: Reader> InFlight<T> {
         unsafe {
             let read = (*lower).bi_private.cast::<Self>();
             bindings::bio_uninit(lower);
-            let parts = if (*lower).bi_status == Status::OK.code() {
+            let parts = if (*lower).bi_status == Status::OK.into_raw() {
                 (*(*read).target).parts(&(*read).job).clamp(1, MAX_PARTS)
             } else {
                 1
@@ -240,7 +240,7 @@ impl<T: Reader> InFlight<T> {
             let status = target.finish(&(*read).job, below);
             addr_of_mut!((*read).job).drop_in_place();
             addr_of_mut!((*read).buffer).drop_in_place();
-            (*clone).bi_status = status.code();
+            (*clone).bi_status = status.into_raw();
             bindings::bio_endio(clone);
         }
     }

@@ -82,7 +82,12 @@ impl Reserve {
     /// A buffer of `want` bytes; if there is none, a smaller one, of `least` bytes
     /// at least, which is not more than the reserve holds. `None` if the read
     /// would have to wait and may not.
-    pub(crate) fn buffer(self: &Arc<Self>, want: usize, least: usize, wait: bool) -> Option<Buffer> {
+    pub(crate) fn buffer(
+        self: &Arc<Self>,
+        want: usize,
+        least: usize,
+        wait: bool,
+    ) -> Option<Buffer> {
         if want <= self.bytes {
             if let Some(pages) = self.idle.lock().take() {
                 return Some(self.lend(pages));

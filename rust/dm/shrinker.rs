@@ -6,7 +6,10 @@ use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{
     ffi::{c_ulong, c_void},
-    prelude::*, sync::Arc, types::ForeignOwnable};
+    prelude::*,
+    sync::Arc,
+    types::ForeignOwnable,
+};
 
 /// A cache. Both functions are called by whoever needs memory: they may not
 /// allocate, and not wait for anything but the CPU.
@@ -69,7 +72,7 @@ impl<T: Shrink> Shrinker<T> {
     ) -> c_ulong {
         // SAFETY: By the type's invariant.
         let cache = unsafe { Arc::<T>::borrow((*shrinker).private_data) };
-        cache.count() as c_ulong
+        cache.count()
     }
 
     /// # Safety
@@ -85,7 +88,7 @@ impl<T: Shrink> Shrinker<T> {
             let cache = Arc::<T>::borrow((*shrinker).private_data);
             (cache, (*control).nr_to_scan)
         };
-        cache.scan(count as usize) as c_ulong
+        cache.scan(count)
     }
 }
 

@@ -237,8 +237,7 @@ impl<T: Target> Registration<T> {
         _maxlen: c_uint,
     ) -> c_int {
         // SAFETY: By the requirements of this function.
-        let (target, arguments) =
-            unsafe { (Self::target(ti), Arguments::from_raw(argc, argv)) };
+        let (target, arguments) = unsafe { (Self::target(ti), Arguments::from_raw(argc, argv)) };
         from_result(|| target.message(arguments).map(|()| 0))
     }
 
@@ -281,4 +280,3 @@ impl<T: Target> PinnedDrop for Registration<T> {
         unsafe { bindings::dm_unregister_target(self.inner.get()) };
     }
 }
-

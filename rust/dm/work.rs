@@ -4,7 +4,7 @@
 
 use crate::bindings;
 use core::ptr::NonNull;
-use kernel::{prelude::*};
+use kernel::prelude::*;
 
 /// A work queue whose items may run on any CPU, with a thread kept ready for
 /// when there is no memory for another.

@@ -73,7 +73,11 @@ impl Cache {
         let mut set = self.set(key)?.lock();
         set.clock = set.clock.wrapping_add(1);
         let now = set.clock;
-        let entry = set.ways.iter_mut().flatten().find(|entry| entry.key == key)?;
+        let entry = set
+            .ways
+            .iter_mut()
+            .flatten()
+            .find(|entry| entry.key == key)?;
         entry.used = now;
         Some(entry.block.clone())
     }

@@ -110,7 +110,10 @@ impl Target for Zfile {
         ti.check_length(Self::NAME, size)?;
 
         let lower_block = device.logical_block_size();
-        let longest = file.stored_len().end().saturating_add(lower_block.saturating_mul(2));
+        let longest = file
+            .stored_len()
+            .end()
+            .saturating_add(lower_block.saturating_mul(2));
         if longest > MAX_READ {
             return Err(Refusal::invalid(c"Logical block too large"));
         }
@@ -171,7 +174,9 @@ impl Target for Zfile {
                 write!(out, "{args}")
             }
             StatusKind::Ima => {
-                let Header { index_crc, digest, .. } = self.file.trailer();
+                let Header {
+                    index_crc, digest, ..
+                } = self.file.trailer();
                 write!(
                     out,
                     ",device_name={},offset={},length={},size={},block_size={},ignore_crc={},digest={digest:08x},index_crc={index_crc:08x};",
@@ -197,7 +202,11 @@ impl Target for Zfile {
         let mask = self.lower_block_mask;
         let start = self.start & !mask;
         let end = self.start.saturating_add(self.length).saturating_add(mask) & !mask;
-        visit.visit(&self.device, start / SECTOR, end.saturating_sub(start) / SECTOR)
+        visit.visit(
+            &self.device,
+            start / SECTOR,
+            end.saturating_sub(start) / SECTOR,
+        )
     }
 
     fn io_hints(&self, limits: &mut Limits<'_>) {

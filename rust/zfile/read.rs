@@ -138,7 +138,9 @@ impl Zfile {
         bio.accept((wanted.end.saturating_sub(wanted.start) / SECTOR) as u32);
 
         let extent = self.extent(blocks.clone());
-        let first = self.start.wrapping_add(self.file.table().start(blocks.start));
+        let first = self
+            .start
+            .wrapping_add(self.file.table().start(blocks.start));
         let bytes = extent.end.saturating_sub(extent.start) as u32;
         let job = Job {
             first: first.saturating_sub(extent.start) as usize,
@@ -227,8 +229,12 @@ impl Zfile {
         let table = self.file.table();
         let base = table.start(job.blocks.start);
         let stored = table.extent(block..block.saturating_add(1));
-        let from = job.first.saturating_add(stored.start.saturating_sub(base) as usize);
-        let to = job.first.saturating_add(stored.end.saturating_sub(base) as usize);
+        let from = job
+            .first
+            .saturating_add(stored.start.saturating_sub(base) as usize);
+        let to = job
+            .first
+            .saturating_add(stored.end.saturating_sub(base) as usize);
         let stored = data.get(from..to).ok_or(Fault::Corrupt)?;
         if !self.file.verify() {
             return Ok(stored);
@@ -314,6 +320,26 @@ impl Zfile {
             ),
         }
     }
+
+    /// Counts a read that the device below failed, and says so in the log.
+    fn report_failed_read(&self, job: &Job, below: Status) {
+        if below == Status::AGAIN {
+            // Nothing is wrong: the submitter asked not to wait.
+            return;
+        }
+        self.counters.add(READS_FAILED, 1);
+        if self.log.allows() {
+            dm_err!(
+                Self::NAME,
+                "{}: blocks {} to {}: reading {} failed, error {}",
+                self.name,
+                job.blocks.start,
+                job.blocks.end.saturating_sub(1),
+                self.device.name(),
+                below.errno()
+            );
+        }
+    }
 }
 
 impl Reader for Zfile {
@@ -347,18 +373,7 @@ impl Reader for Zfile {
 
     fn finish(&self, job: &Job, below: Status) -> Status {
         if below != Status::OK {
-            self.counters.add(READS_FAILED, 1);
-            if self.log.allows() {
-                dm_err!(
-                    Self::NAME,
-                    "{}: blocks {} to {}: read of {} failed, status {}",
-                    self.name,
-                    job.blocks.start,
-                    job.blocks.end.saturating_sub(1),
-                    self.device.name(),
-                    below.code()
-                );
-            }
+            self.report_failed_read(job, below);
             return below;
         }
         self.counters.add(SECTORS_READ, job.sectors.into());
@@ -367,7 +382,8 @@ impl Reader for Zfile {
         }
         let content = self.content(&job.blocks);
         let end = content.end.min(self.file.original_size());
-        self.counters.add(BYTES_DECOMPRESSED, end.saturating_sub(content.start));
+        self.counters
+            .add(BYTES_DECOMPRESSED, end.saturating_sub(content.start));
         Status::OK
     }
 }

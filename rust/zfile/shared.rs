@@ -78,42 +78,55 @@ impl Shared {
     /// Allocates scratch memory for one more device.
     fn join(&self, algorithm: Algorithm) -> Result {
         let mut users = self.users.lock();
-        for slot in &self.scratch {
-            slot.lock().grow(algorithm)?;
+        let zstd = usize::from(algorithm == Algorithm::Zstd);
+        let grown = self.grow(users.all == 0, zstd == 1 && users.zstd == 0);
+        if grown.is_ok() {
+            users.all = users.all.saturating_add(1);
+            users.zstd = users.zstd.saturating_add(zstd);
         }
-        users.all += 1;
-        users.zstd += usize::from(algorithm == Algorithm::Zstd);
-        Ok(())
+        self.trim(&users);
+        grown
     }
 
     /// Frees the scratch memory with the last device that needs it.
     fn leave(&self, algorithm: Algorithm) {
         let mut users = self.users.lock();
-        users.all -= 1;
-        users.zstd -= usize::from(algorithm == Algorithm::Zstd);
+        let zstd = usize::from(algorithm == Algorithm::Zstd);
+        users.all = users.all.saturating_sub(1);
+        users.zstd = users.zstd.saturating_sub(zstd);
+        self.trim(&users);
+    }
+
+    /// Allocates what is asked for in all slots. Not while a slot is locked: the
+    /// allocation may wait for a read that waits for the slot.
+    fn grow(&self, block: bool, zstd: bool) -> Result {
         for slot in &self.scratch {
-            let mut scratch = slot.lock();
+            if block {
+                let block = KVVec::from_elem(0, MAX_BLOCK_SIZE as usize, GFP_KERNEL)?;
+                slot.lock().block = block;
+            }
+            if zstd {
+                let zstd = Zstd::new()?;
+                slot.lock().zstd = Some(zstd);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what nobody needs.
+    fn trim(&self, users: &Users) {
+        for slot in &self.scratch {
             if users.zstd == 0 {
-                scratch.zstd = None;
+                slot.lock().zstd = None;
             }
             if users.all == 0 {
-                scratch.block = KVVec::new();
+                slot.lock().block = KVVec::new();
             }
         }
     }
 }
 
 impl Scratch {
-    fn grow(&mut self, algorithm: Algorithm) -> Result {
-        if self.block.is_empty() {
-            self.block = KVVec::from_elem(0, MAX_BLOCK_SIZE as usize, GFP_KERNEL)?;
-        }
-        if algorithm == Algorithm::Zstd && self.zstd.is_none() {
-            self.zstd = Some(Zstd::new()?);
-        }
-        Ok(())
-    }
-
     /// Decompresses a zstd frame into `to`.
     fn zstd(&mut self, source: &[u8], to: Span<'_>) -> Option<usize> {
         self.zstd.as_mut()?.decompress(source, to)
