@@ -15,3 +15,5 @@
 . "$VM_DIR/lib/guest.sh"
 # shellcheck source=lib/vm.sh
 . "$VM_DIR/lib/vm.sh"
+# shellcheck source=lib/disks.sh
+. "$VM_DIR/lib/disks.sh"

@@ -161,9 +161,9 @@ vm_splats() { grep -a -F -f "$VM_DIR/splats" "$VM_CONSOLE"; }
 
 # What the project builds, into the guest: the module, and the static programs.
 vm_products() {
-  local program target=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/release
+  local program
   vm_module "${OVBD_MODULE:-$OVBD_CACHE/module/$(kernel_release)/dm-overlaybd.ko}"
   for program in ovbd "$@"; do
-    vm_add "$target/$program" "/opt/$program"
+    vm_add "$STATIC_BIN/$program" "/opt/$program"
   done
 }

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The tests. To add one: write a function in the module of its group and name it in that
+//! module's `cases`; a group of its own is a module more in the list here.
+
+mod harness;
+mod image;
+mod lsmt;
+mod module;
+mod zfile;
+
+use crate::harness::Case;
+
+/// All of them, in the order in which they run.
+pub fn all() -> Vec<Case> {
+    [
+        harness::cases(),
+        module::cases(),
+        zfile::cases(),
+        lsmt::cases(),
+        image::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

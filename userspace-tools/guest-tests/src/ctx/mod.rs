@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What a test is given: device-mapper and loop devices, folders, golden files, randomness.
+//! Whatever it sets up here is taken down when it ends, last first.
+
+mod cleanup;
+mod command;
+mod loops;
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{anyhow, bail, ensure, Context as _, Result};
+use ovbd::dm::udev::Udev;
+use ovbd::dm::{DevNo, Dm, Error as DmError, Id, Target};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+
+use crate::golden::Golden;
+use crate::harness::KernelLog;
+use crate::rng::Rng;
+use cleanup::Cleanup;
+pub use command::output;
+pub use loops::LoopSpec;
+
+/// Bytes of a sector.
+pub const SECTOR: u64 = 512;
+
+/// Where tests put files; on a tmpfs.
+const TMP: &str = "/tmp/test";
+/// The disk that is ext4 and may be written.
+const SCRATCH_DISK: &str = "scratch";
+const SCRATCH: &str = "/run/scratch";
+
+/// Not a failure: the test cannot run here.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "skipped: {}", self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+/// A device-mapper device of a test.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its number, which is how tables name it.
+    pub dev: DevNo,
+    /// Its node.
+    pub path: PathBuf,
+}
+
+/// A refused table.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What the ioctl said.
+    pub errno: Errno,
+    /// What the kernel logged meanwhile.
+    pub log: Vec<String>,
+}
+
+/// What a test is given.
+pub struct Ctx {
+    name: String,
+    rng: Rng,
+    dm: Option<Dm>,
+    count: u32,
+    undo: Vec<Cleanup>,
+}
+
+impl Ctx {
+    /// For the test called `name`.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            rng: Rng::for_test(name),
+            dm: None,
+            count: 0,
+            undo: Vec::new(),
+        }
+    }
+
+    /// What to type to see the failure again.
+    pub fn how_to_repeat(&self) -> String {
+        let seed = std::env::var("OVBD_SEED").unwrap_or_default();
+        let seed = match seed.as_str() {
+            "" => String::new(),
+            seed => format!(" OVBD_SEED={seed}"),
+        };
+        format!("alone: make vm-test T={}{seed}", self.name)
+    }
+
+    /// Random numbers.
+    pub fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
+    }
+
+    /// Golden files.
+    pub fn golden(&self) -> Result<Golden> {
+        Golden::open()?.ok_or_else(|| anyhow!(Skip("no golden files (OVBD_GOLDEN)".to_owned())))
+    }
+
+    /// Device-mapper.
+    pub fn dm(&mut self) -> Result<&Dm> {
+        match &mut self.dm {
+            Some(dm) => Ok(dm),
+            none => Ok(none.insert(Dm::open()?)),
+        }
+    }
+
+    /// A fresh name.
+    fn fresh(&mut self) -> String {
+        self.count += 1;
+        format!("test{}", self.count)
+    }
+
+    /// A device without a table.
+    pub fn device(&mut self) -> Result<Device> {
+        let name = self.fresh();
+        let info = self.dm()?.create(&name, "")?;
+        self.undo.push(Cleanup::Device(name.clone()));
+        let path = PathBuf::from(format!("/dev/dm-{}", rustix::fs::minor(info.dev)));
+        Ok(Device {
+            name,
+            dev: DevNo(info.dev),
+            path,
+        })
+    }
+
+    /// Loads a read-only table of one target and makes it live.
+    pub fn load(&mut self, device: &Device, sectors: u64, kind: &str, params: &str) -> Result<()> {
+        let table = [target(sectors, kind, params)];
+        let dm = self.dm()?;
+        dm.load(device.dev.0, &table)
+            .with_context(|| format!("table: 0 {sectors} {kind} {params}"))?;
+        dm.resume(device.dev.0, &Udev::begin())?;
+        Ok(())
+    }
+
+    /// A live device of one target.
+    pub fn target(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Device> {
+        let device = self.device()?;
+        self.load(&device, sectors, kind, params)?;
+        Ok(device)
+    }
+
+    /// Loads a table that must be refused, and says how it was.
+    pub fn refused(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Refusal> {
+        let device = self.device()?;
+        let table = [target(sectors, kind, params)];
+        let mut log = KernelLog::open()?;
+        match self.dm()?.load(device.dev.0, &table) {
+            Ok(()) => bail!("a table that must be refused was taken: 0 {sectors} {kind} {params}"),
+            Err(error @ DmError::Request { .. }) => Ok(Refusal {
+                errno: error.errno().context("refused without an error number")?,
+                log: log.new_lines(),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a device now.
+    pub fn remove(&mut self, device: &Device) -> Result<()> {
+        self.dm()?.remove(Id::Name(&device.name), &Udev::begin())?;
+        self.undo
+            .retain(|undo| !matches!(undo, Cleanup::Device(name) if *name == device.name));
+        Ok(())
+    }
+
+    /// The status line of a device's only target.
+    pub fn status(&mut self, device: &Device) -> Result<String> {
+        let lines = self.dm()?.status(Id::Dev(device.dev.0))?;
+        only(lines)
+    }
+
+    /// The table line of a device's only target, without start, length and kind.
+    pub fn table(&mut self, device: &Device) -> Result<String> {
+        let lines = self.dm()?.table(Id::Dev(device.dev.0))?;
+        only(lines)
+    }
+
+    /// A disk that the run attached, as tables name it.
+    pub fn disk(&self, name: &str) -> Result<DevNo> {
+        Ok(DevNo(rustix::fs::stat(&self.disk_path(name)?)?.st_rdev))
+    }
+
+    /// A disk that the run attached.
+    pub fn disk_path(&self, name: &str) -> Result<PathBuf> {
+        let path = Path::new("/dev/disk").join(name);
+        path.canonicalize()
+            .map_err(|_| anyhow!(Skip(format!("the run has no disk \"{name}\""))))
+    }
+
+    /// A loop device on a file.
+    pub fn loop_device(&mut self, spec: &LoopSpec) -> Result<PathBuf> {
+        let path = loops::attach(spec)?;
+        self.undo.push(Cleanup::Loop(path.clone()));
+        Ok(path)
+    }
+
+    /// An empty folder on a tmpfs.
+    pub fn tmp(&mut self) -> Result<PathBuf> {
+        let dir = Path::new(TMP).join(self.fresh());
+        fs::create_dir_all(&dir)?;
+        self.undo.push(Cleanup::Folder(dir.clone()));
+        Ok(dir)
+    }
+
+    /// An empty folder on a disk with ext4, where O_DIRECT works; what is written is forgotten
+    /// when the machine ends.
+    pub fn scratch(&mut self) -> Result<PathBuf> {
+        let disk = self.disk_path(SCRATCH_DISK)?;
+        self.mount(&disk, Path::new(SCRATCH), "ext4", MountFlags::empty())?;
+        let dir = Path::new(SCRATCH).join(self.fresh());
+        fs::create_dir_all(&dir)?;
+        self.undo.push(Cleanup::Folder(dir.clone()));
+        Ok(dir)
+    }
+
+    /// Mounts `device` at `dir`, which is made.
+    pub fn mount(
+        &mut self,
+        device: &Path,
+        dir: &Path,
+        kind: &str,
+        flags: MountFlags,
+    ) -> Result<()> {
+        fs::create_dir_all(dir)?;
+        rustix::mount::mount(device, dir, kind, flags, None)
+            .with_context(|| format!("mount {} as {kind}", device.display()))?;
+        self.undo.push(Cleanup::Mount(dir.to_owned()));
+        Ok(())
+    }
+
+    /// What tests have left over until now; it is removed.
+    pub fn leftovers(&self) -> Vec<String> {
+        cleanup::leftovers()
+    }
+
+    /// Takes everything down; returns what went wrong and what was left over.
+    pub fn clean_up(mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        while let Some(undo) = self.undo.pop() {
+            if let Err(error) = undo.run() {
+                problems.push(format!("cleaning up: {error:#}"));
+            }
+        }
+        problems.extend(cleanup::leftovers());
+        problems
+    }
+}
+
+/// A target that is all of a table.
+fn target(sectors: u64, kind: &str, params: &str) -> Target {
+    Target {
+        start: 0,
+        length: sectors,
+        kind: kind.to_owned(),
+        params: params.to_owned(),
+    }
+}
+
+fn only(lines: Vec<Target>) -> Result<String> {
+    ensure!(lines.len() == 1, "expected one target, found {lines:?}");
+    let line = lines.into_iter().next().context("no target")?;
+    Ok(line.params)
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Runs tests one after the other and reports in KTAP.
+//!
+//! Each test has a thread of its own, so that a panic or a read that never returns does not take
+//! the rest along. Around it: what it set up is taken down again, something left over is a
+//! failure, and so is a kernel message that means trouble (a "splat"). A test that does not come
+//! back within its limit ends the run: the kernel cannot be trusted any more.
+
+mod kmsg;
+mod ktap;
+mod pattern;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::{mpsc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, Context as _, Result};
+
+use crate::ctx::{Ctx, Skip};
+pub use kmsg::KernelLog;
+use ktap::{Ktap, Outcome};
+
+/// Long enough for any test on an emulated processor of a busy machine.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// What the module's being out of tree and unsigned leaves in `/proc/sys/kernel/tainted`.
+const EXPECTED_TAINT: u64 = 1 << 12 | 1 << 13;
+
+/// A test.
+pub struct Case {
+    /// `group.what_holds`.
+    pub name: String,
+    limit: Duration,
+    run: Box<dyn FnOnce(&mut Ctx) -> Result<()> + Send>,
+}
+
+impl Case {
+    /// A test called `name`.
+    pub fn new(
+        name: impl Into<String>,
+        run: impl FnOnce(&mut Ctx) -> Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            limit: LIMIT,
+            run: Box::new(run),
+        }
+    }
+
+    /// The same with another time limit, for a test that has much to do.
+    pub fn limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+}
+
+/// The cases whose names match one of `patterns`; all if there is none.
+pub fn filter(cases: Vec<Case>, patterns: &[&str]) -> Vec<Case> {
+    let wanted =
+        |name: &str| patterns.is_empty() || patterns.iter().any(|p| pattern::fits(p, name));
+    cases
+        .into_iter()
+        .filter(|case| wanted(&case.name))
+        .collect()
+}
+
+/// Runs the cases that match and prints KTAP; the exit code says whether all passed.
+pub fn run(cases: Vec<Case>, patterns: &[&str]) -> Result<ExitCode> {
+    let cases = filter(cases, patterns);
+    if cases.is_empty() {
+        bail!("no test is called {}", patterns.join(" or "));
+    }
+    panic::set_hook(Box::new(|info| remember_panic(info.to_string())));
+    let mut log = KernelLog::open().context("/dev/kmsg")?;
+    let mut ktap = Ktap::new(std::io::stdout(), cases.len() + 1)?;
+    for case in cases {
+        let name = case.name.clone();
+        let start = Instant::now();
+        let Some(mut outcome) = run_case(case) else {
+            let notes = hang_report(&mut log);
+            ktap.result(&name, &Outcome::Failed(notes), start.elapsed())?;
+            return ktap.bail_out(&format!("{name} does not come back"));
+        };
+        outcome.add(log.splats());
+        ktap.result(&name, &outcome, start.elapsed())?;
+    }
+    ktap.result("kernel.not_tainted", &taint(), Duration::ZERO)?;
+    Ok(ktap.finish())
+}
+
+/// `None`: it hangs.
+fn run_case(case: Case) -> Option<Outcome> {
+    let (send, receive) = mpsc::channel();
+    let body = move || {
+        let mut ctx = Ctx::new(&case.name);
+        let result = panic::catch_unwind(AssertUnwindSafe(|| (case.run)(&mut ctx)));
+        let result = result.unwrap_or_else(|_| Err(anyhow::Error::msg(last_panic())));
+        let mut outcome = match result {
+            Ok(()) => Outcome::Passed,
+            Err(error) => match error.downcast_ref::<Skip>() {
+                Some(Skip(why)) => Outcome::Skipped(why.clone()),
+                None => Outcome::Failed(vec![format!("{error:#}"), ctx.how_to_repeat()]),
+            },
+        };
+        outcome.add(ctx.clean_up());
+        // The receiver is gone if the time was up.
+        let _ = send.send(outcome);
+    };
+    match thread::Builder::new().spawn(body) {
+        Ok(_) => receive.recv_timeout(case.limit).ok(),
+        Err(error) => Some(Outcome::Failed(vec![format!("no thread: {error}")])),
+    }
+}
+
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+fn remember_panic(text: String) {
+    *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = text;
+}
+
+fn last_panic() -> String {
+    LAST_PANIC
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// What the kernel says about tasks that wait.
+fn hang_report(log: &mut KernelLog) -> Vec<String> {
+    let mut notes = vec!["it did not come back in time; blocked tasks:".to_owned()];
+    notes.extend(log.new_lines());
+    // l: where the processors are; w: the blocked tasks.
+    for key in ["l", "w"] {
+        if let Err(error) = std::fs::write("/proc/sysrq-trigger", key) {
+            notes.push(format!("/proc/sysrq-trigger: {error}"));
+        }
+    }
+    notes.extend(log.new_lines());
+    notes
+}
+
+fn taint() -> Outcome {
+    match std::fs::read_to_string("/proc/sys/kernel/tainted") {
+        Ok(text) => match text.trim().parse::<u64>() {
+            Ok(bits) if bits & !EXPECTED_TAINT == 0 => Outcome::Passed,
+            _ => Outcome::Failed(vec![format!(
+                "/proc/sys/kernel/tainted is {}, expected no bits outside of {EXPECTED_TAINT}",
+                text.trim()
+            )]),
+        },
+        Err(error) => Outcome::Failed(vec![format!("/proc/sys/kernel/tainted: {error}")]),
+    }
+}

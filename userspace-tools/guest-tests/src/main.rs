@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Tests of the kernel module, in one static program that runs inside a virtual machine.
+//!
+//! `guest-tests run` runs the tests whose names match and prints KTAP; see [`harness`] for what
+//! surrounds each test, [`ctx`] for what a test is given, and [`cases`] for the tests. On the
+//! build machine, `guest-tests pack-golden` makes the disk that carries the golden files in.
+#![forbid(unsafe_code)]
+
+mod cases;
+mod ctx;
+mod golden;
+mod harness;
+mod read;
+mod rng;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+const USAGE: &str = "\
+Usage: guest-tests run [PATTERN]...      run the tests whose names hold a PATTERN, or all
+       guest-tests list [PATTERN]...     print their names
+       guest-tests pack-golden DIR OUT   make a disk image of golden files
+
+A PATTERN may have * in it, and then has to match the whole name.
+OVBD_SEED=NUMBER in the environment changes what the random tests do.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["run", patterns @ ..] => harness::run(cases::all(), patterns),
+        ["list", patterns @ ..] => list(patterns),
+        ["pack-golden", dir, out] => {
+            golden::pack(Path::new(dir), Path::new(out)).map(|()| ExitCode::SUCCESS)
+        }
+        _ => return say(ExitCode::from(2), USAGE),
+    };
+    result.unwrap_or_else(|error| say(ExitCode::FAILURE, &format!("guest-tests: {error:#}")))
+}
+
+fn list(patterns: &[&str]) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    for case in harness::filter(cases::all(), patterns) {
+        writeln!(out, "{}", case.name)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say(code: ExitCode, text: &str) -> ExitCode {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    code
+}

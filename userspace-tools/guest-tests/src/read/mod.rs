@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Reading a device in every way that applications do, and comparing with what must be there.
+
+mod buffer;
+mod vectors;
+
+use std::fs::File;
+use std::io::{IoSliceMut, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread;
+
+use anyhow::{anyhow, bail, ensure, Context as _, Result};
+use rustix::fs::OFlags;
+
+use crate::ctx::SECTOR;
+use crate::rng::Rng;
+use buffer::Buffer;
+use vectors::Vectors;
+
+/// Readers at the same time.
+const THREADS: usize = 4;
+/// Longest random read, bytes.
+const LONG: u64 = 1 << 20;
+
+/// Whether reads go through the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Through the page cache: any offset, length and address.
+    Buffered,
+    /// O_DIRECT: whole sectors.
+    Direct,
+}
+
+impl Mode {
+    /// What offsets and lengths have to be multiples of.
+    fn unit(self) -> u64 {
+        match self {
+            Self::Buffered => 1,
+            Self::Direct => SECTOR,
+        }
+    }
+}
+
+/// Reads `path` in every way, and compares with `content`, the rest of whose last sector must
+/// read as zeros.
+pub fn check(path: &Path, mut content: Vec<u8>, rng: &mut Rng) -> Result<()> {
+    let sectors = (content.len() as u64).div_ceil(SECTOR);
+    content.resize(usize::try_from(sectors * SECTOR)?, 0);
+    let device = Device::open(path, &content)?;
+    device.whole(Mode::Direct, 1 << 20)?;
+    device.whole(Mode::Direct, 68 << 10)?;
+    device.whole(Mode::Buffered, 128 << 10)?;
+    let count = (sectors / 16).clamp(8, 64);
+    drop_caches()?;
+    for mode in [Mode::Buffered, Mode::Direct] {
+        device
+            .random(mode, count, rng)
+            .with_context(|| format!("{mode:?}"))?;
+    }
+    device.vectored(count, rng).context("preadv")?;
+    device
+        .parallel(count / 2, rng)
+        .context("parallel readers")?;
+    device.at_the_end()
+}
+
+/// Reads `path` once, in large pieces.
+pub fn check_once(path: &Path, mut content: Vec<u8>) -> Result<()> {
+    let sectors = (content.len() as u64).div_ceil(SECTOR);
+    content.resize(usize::try_from(sectors * SECTOR)?, 0);
+    Device::open(path, &content)?.whole(Mode::Direct, 1 << 20)
+}
+
+/// Forgets what the page cache holds.
+fn drop_caches() -> Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "1").context("drop_caches")
+}
+
+/// A device and what it must hold.
+struct Device<'a> {
+    content: &'a [u8],
+    buffered: File,
+    direct: File,
+}
+
+impl<'a> Device<'a> {
+    fn open(path: &Path, content: &'a [u8]) -> Result<Self> {
+        let open = |flags: OFlags| {
+            File::options()
+                .read(true)
+                .custom_flags(flags.bits() as i32)
+                .open(path)
+                .with_context(|| path.display().to_string())
+        };
+        let mut buffered = open(OFlags::empty())?;
+        let size = buffered.seek(SeekFrom::End(0))?;
+        ensure!(
+            size == content.len() as u64,
+            "{} has {size} bytes, expected {}",
+            path.display(),
+            content.len()
+        );
+        Ok(Self {
+            content,
+            buffered,
+            direct: open(OFlags::DIRECT)?,
+        })
+    }
+
+    fn file(&self, mode: Mode) -> &File {
+        match mode {
+            Mode::Buffered => &self.buffered,
+            Mode::Direct => &self.direct,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    /// What must be at `offset`.
+    fn expected(&self, offset: u64, length: usize) -> &[u8] {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(length);
+        self.content.get(start..end).unwrap_or_default()
+    }
+
+    /// From the beginning to the end.
+    fn whole(&self, mode: Mode, chunk: usize) -> Result<()> {
+        let mut buffer = Buffer::new(chunk, 0);
+        let mut offset = 0;
+        while offset < self.size() {
+            let length = chunk.min(usize::try_from(self.size() - offset)?);
+            self.read(mode, offset, buffer.slice(length))
+                .with_context(|| format!("{mode:?}, in pieces of {chunk}"))?;
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Anywhere, any length, into memory of any alignment.
+    fn random(&self, mode: Mode, count: u64, rng: &mut Rng) -> Result<()> {
+        let unit = mode.unit();
+        for _ in 0..count {
+            let offset = rng.within(0..self.size()) / unit * unit;
+            let room = (self.size() - offset).min(LONG);
+            let length = (rng.length(room).div_ceil(unit) * unit).min(room);
+            let shift = rng.within(0..4096) / unit * unit;
+            let mut buffer = Buffer::new(usize::try_from(length)?, usize::try_from(shift)?);
+            self.read(mode, offset, buffer.all())?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, mode: Mode, offset: u64, into: &mut [u8]) -> Result<()> {
+        // A pattern that must be overwritten.
+        into.fill(0x5a);
+        let length = into.len();
+        self.file(mode)
+            .read_exact_at(into, offset)
+            .with_context(|| format!("reading {length} bytes at {offset}"))?;
+        compare(offset, into, self.expected(offset, length))
+    }
+
+    /// Into several pieces of memory at once, with O_DIRECT, so that they become the segments of
+    /// bios: from a sector to several pages long, at any sector within a page.
+    fn vectored(&self, count: u64, rng: &mut Rng) -> Result<()> {
+        for _ in 0..count {
+            let offset = rng.within(0..self.size()) / SECTOR * SECTOR;
+            let room = (self.size() - offset) / SECTOR;
+            let mut vectors = Vectors::new(room, rng);
+            let length = vectors.length();
+            let mut slices: Vec<IoSliceMut> = vectors.slices();
+            let got = rustix::io::preadv(&self.direct, &mut slices, offset)
+                .with_context(|| format!("reading {length} bytes at {offset}"))?;
+            ensure!(got == length, "{got} of {length} bytes at {offset}");
+            let what = || format!("pieces of {:?} bytes", vectors.lengths());
+            let expected = self.expected(offset, length);
+            compare(offset, &vectors.gather(), expected).with_context(what)?;
+            vectors.check_guards().with_context(what)?;
+        }
+        Ok(())
+    }
+
+    /// Several readers, each with random reads of both kinds.
+    fn parallel(&self, count: u64, rng: &mut Rng) -> Result<()> {
+        let seeds: Vec<Rng> = (0..THREADS).map(|_| rng.fork()).collect();
+        thread::scope(|scope| {
+            let readers: Vec<_> = seeds
+                .into_iter()
+                .enumerate()
+                .map(|(number, mut rng)| {
+                    scope.spawn(move || match number % 2 {
+                        0 => self.random(Mode::Direct, count, &mut rng),
+                        _ => self.random(Mode::Buffered, count, &mut rng),
+                    })
+                })
+                .collect();
+            for reader in readers {
+                reader.join().map_err(|_| anyhow!("a reader panicked"))??;
+            }
+            Ok(())
+        })
+    }
+
+    /// Nothing lies behind the end.
+    fn at_the_end(&self) -> Result<()> {
+        for mode in [Mode::Buffered, Mode::Direct] {
+            let mut buffer = Buffer::new(4096, 0);
+            let got = self.file(mode).read_at(buffer.all(), self.size());
+            ensure!(
+                matches!(got, Ok(0)),
+                "{mode:?} read at the end of the device: {got:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Says where bytes that were read at `offset` differ.
+fn compare(offset: u64, got: &[u8], expected: &[u8]) -> Result<()> {
+    ensure!(
+        got.len() == expected.len(),
+        "{} bytes at {offset}, but the content has {} there",
+        got.len(),
+        expected.len()
+    );
+    if got == expected {
+        return Ok(());
+    }
+    let differs = |(got, expected): (&u8, &u8)| got != expected;
+    let first = got.iter().zip(expected).position(differs).unwrap_or(0);
+    let count = got
+        .iter()
+        .zip(expected)
+        .filter(|&pair| differs(pair))
+        .count();
+    let some = |bytes: &[u8]| -> String {
+        let shown = bytes.iter().skip(first).take(16);
+        shown.map(|byte| format!("{byte:02x} ")).collect()
+    };
+    let at = offset + first as u64;
+    bail!(
+        "wrong bytes: {count} of the {} read at {offset} differ, the first at {at} (sector {}, byte {}):\n\
+         got      {}\nexpected {}",
+        got.len(),
+        at / SECTOR,
+        at % SECTOR,
+        some(got),
+        some(expected)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file<T>(bytes: &[u8], test: impl FnOnce(&Path) -> T) -> T {
+        let path = std::env::temp_dir().join(format!("guest-tests-{}", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        let result = test(&path);
+        std::fs::remove_file(&path).unwrap();
+        result
+    }
+
+    #[test]
+    fn a_difference_is_told() {
+        let mut wrong = vec![7; 2048];
+        wrong[1030] = 8;
+        let error = compare(512, &wrong, &[7; 2048]).unwrap_err().to_string();
+        assert!(
+            error.contains("the first at 1542 (sector 3, byte 6)"),
+            "{error}"
+        );
+        assert!(compare(0, &[1, 2], &[1]).is_err());
+    }
+
+    #[test]
+    fn every_way_of_reading_finds_one_wrong_byte() {
+        let right: Vec<u8> = (0..64 * 1024u32).map(|i| (i % 251) as u8).collect();
+        let mut wrong = right.clone();
+        wrong[40_000] ^= 1;
+        with_file(&wrong, |path| {
+            let device = Device::open(path, &right).unwrap();
+            assert!(device.whole(Mode::Buffered, 4096).is_err());
+            let mut rng = Rng::for_test("wrong byte");
+            assert!(device.random(Mode::Buffered, 2000, &mut rng).is_err());
+            assert!(Device::open(path, &right[1..]).is_err());
+            let device = Device::open(path, &wrong).unwrap();
+            device.random(Mode::Buffered, 200, &mut rng).unwrap();
+            device.at_the_end().unwrap();
+        });
+    }
+}
