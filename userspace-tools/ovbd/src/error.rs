@@ -37,6 +37,38 @@ pub enum Error {
     #[error("`ovbd {0}` is not built yet")]
     NotBuilt(&'static str),
 
+    /// The configuration of an image is wrong, or a layer is not on this host.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+
+    /// The layers cannot become an image.
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+
+    /// An image could not be set up.
+    #[error(transparent)]
+    Up(#[from] crate::up::UpError),
+
+    /// An image could not be removed.
+    #[error(transparent)]
+    Down(#[from] crate::down::DownError),
+
+    /// There is nothing to tell.
+    #[error(transparent)]
+    List(#[from] crate::list::ListError),
+
+    /// A file system could not be mounted or unmounted.
+    #[error(transparent)]
+    Mount(#[from] crate::mount::Error),
+
+    /// Device-mapper refused something.
+    #[error(transparent)]
+    Dm(#[from] crate::dm::Error),
+
+    /// A loop device could not be had.
+    #[error(transparent)]
+    Loop(#[from] crate::loopdev::Error),
+
     /// Standard output cannot take the answer.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -85,6 +117,14 @@ impl Error {
         match self {
             Self::Io { source, .. } => io_exit_code(source),
             Self::Image(error) => error.exit_code(),
+            Self::Config(error) => error.exit_code(),
+            Self::Plan(error) => error.exit_code(),
+            Self::Up(error) => error.exit_code(),
+            Self::Down(error) => error.exit_code(),
+            Self::List(error) => error.exit_code(),
+            Self::Mount(error) => error.exit_code(),
+            Self::Dm(error) => error.exit_code(),
+            Self::Loop(error) => error.exit_code(),
             Self::NotBuilt(_) | Self::Output(_) => ExitCode::Failure,
         }
     }

@@ -11,9 +11,24 @@
 //!
 //! Nothing in here prints, exits or reads arguments: the command line does, in the binary. Every
 //! function that can fail returns [`Error`], which knows the exit code that fits it.
+#![deny(unsafe_code)]
 
+mod busy;
+pub mod config;
+pub mod dm;
+pub mod down;
 pub mod error;
+pub mod identity;
 pub mod image;
+pub mod list;
+mod lock;
+pub mod loopdev;
+pub mod mount;
 pub mod output;
+pub mod plan;
+pub mod step;
+mod sys;
+pub mod table;
+pub mod up;
 
 pub use error::{Error, Result};

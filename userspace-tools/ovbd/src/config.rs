@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The image configuration (`config.v1.json`) that existing deployments have, and layers named on
+//! the command line: which files make up an image.
+//!
+//! Every field of the format is known here. What this tool cannot honour is an error if the device
+//! would have other contents without it, and a note otherwise; nothing is passed over in silence.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::ExitCode;
+use crate::image::digest::Digest;
+use crate::{Error, Result};
+
+/// The most layers an image can have.
+pub const LAYERS_MAX: usize = 255;
+
+/// Names of a layer in its `dir`, the preferred one first.
+const NAMES_IN_DIR: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.sealed"];
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It is not the JSON it should be.
+    #[error("{path}: not an image configuration: {source}", path = path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, with line and column.
+        source: serde_json::Error,
+    },
+    /// A field has a value that means nothing.
+    #[error("{path}: {field}: {reason}", path = path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field, `lowers[2].digest` for example.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field asks for what this tool cannot do, and matters.
+    #[error("{path}: {field} is not supported: {reason}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// What it would mean, and what to do instead.
+        reason: &'static str,
+    },
+    /// A layer is not on this host.
+    #[error("{layer} is not on this host: {place}{remedy}")]
+    NotLocal {
+        /// Which layer.
+        layer: String,
+        /// Where it was looked for.
+        place: String,
+        /// Where it can be had.
+        remedy: String,
+    },
+}
+
+impl ConfigError {
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NotLocal { .. } => ExitCode::NotFound,
+            _ => ExitCode::Invalid,
+        }
+    }
+}
+
+/// Which layers an image has, and who wants to know how setting it up went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// The layers, bottom first.
+    pub layers: Vec<LayerConfig>,
+    /// Where to write whether setting the image up succeeded.
+    pub result_file: Option<PathBuf>,
+    /// What was left aside and why: a sentence each, for the user.
+    pub notes: Vec<String>,
+}
+
+/// Which file holds a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// The file or block device itself.
+    pub file: Option<PathBuf>,
+    /// The folder that holds it, if `file` is not given.
+    pub dir: Option<PathBuf>,
+    /// The digest of the blob, `sha256:…`.
+    pub digest: Option<Digest>,
+    /// Where the blob can be downloaded.
+    pub url: Option<String>,
+}
+
+impl ImageConfig {
+    /// An image of these layer files, bottom first.
+    pub fn of_files(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let layer = |file| LayerConfig {
+            file: Some(file),
+            ..LayerConfig::default()
+        };
+        Self {
+            layers: files.into_iter().map(layer).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// What the command line gives: one configuration file (its name ends in `.json`), or layers.
+    pub fn from_arguments(arguments: &[PathBuf]) -> Result<Self> {
+        match arguments {
+            [one] if one.extension().is_some_and(|e| e == "json") => Self::read(one),
+            layers => Ok(Self::of_files(layers.iter().cloned())),
+        }
+    }
+
+    /// Reads a configuration file. Relative paths in it start at its folder.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        Ok(Self::parse(&text, path)?)
+    }
+
+    /// Parses the text of a configuration file that lies at `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let raw: RawImage = serde_json::from_str(text).map_err(|source| ConfigError::Json {
+            path: path.to_owned(),
+            source,
+        })?;
+        Reader {
+            path,
+            notes: Vec::new(),
+        }
+        .image(raw)
+    }
+}
+
+impl LayerConfig {
+    /// The file that holds the layer.
+    pub fn locate(&self) -> Result<PathBuf, ConfigError> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        let names = self
+            .dir
+            .iter()
+            .flat_map(|dir| NAMES_IN_DIR.map(|name| dir.join(name)));
+        names
+            .into_iter()
+            .find(|path| path.exists())
+            .ok_or_else(|| self.not_local())
+    }
+
+    fn not_local(&self) -> ConfigError {
+        let layer = match &self.digest {
+            Some(digest) => format!("layer {digest}"),
+            None => "a layer".to_owned(),
+        };
+        let place = match &self.dir {
+            Some(dir) => format!("{} has no {}", dir.display(), NAMES_IN_DIR[0]),
+            None => "it has neither \"file\" nor \"dir\"".to_owned(),
+        };
+        let remedy = match (&self.url, &self.dir) {
+            (Some(url), Some(dir)) => {
+                let file = dir.join(NAMES_IN_DIR[0]);
+                format!("; download {url} to {}", file.display())
+            }
+            (Some(url), None) => format!("; download {url} and name the file in \"file\""),
+            (None, _) => String::new(),
+        };
+        ConfigError::NotLocal {
+            layer,
+            place,
+            remedy,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawImage {
+    repo_blob_url: Option<String>,
+    lowers: Option<Vec<RawLayer>>,
+    upper: Option<BTreeMap<String, Value>>,
+    result_file: Option<String>,
+    download: Option<Value>,
+    acceleration_layer: Option<bool>,
+    record_trace_path: Option<String>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawLayer {
+    file: Option<String>,
+    dir: Option<String>,
+    digest: Option<String>,
+    // Of the blob in the registry: the file on disk may have been unwrapped from its tar.
+    #[serde(rename = "size")]
+    _size: Option<u64>,
+    target_file: Option<String>,
+    target_digest: Option<String>,
+    gzip_index: Option<String>,
+    #[serde(flatten)]
+    unknown: BTreeMap<String, Value>,
+}
+
+/// An empty text means the same as none.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    notes: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn note(&mut self, field: &str, sentence: &str) {
+        self.notes
+            .push(format!("{}: {field} {sentence}", self.path.display()));
+    }
+
+    fn unknown(&mut self, within: &str, fields: BTreeMap<String, Value>) {
+        for field in fields.keys() {
+            self.note(
+                &format!("{within}{field}"),
+                "is not a known field and was ignored",
+            );
+        }
+    }
+
+    fn field(&self, field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
+        let (path, field) = (self.path.to_owned(), field.into());
+        ConfigError::Field {
+            path,
+            field,
+            reason: reason.into(),
+        }
+    }
+
+    fn unsupported(&self, field: impl Into<String>, reason: &'static str) -> ConfigError {
+        ConfigError::Unsupported {
+            path: self.path.to_owned(),
+            field: field.into(),
+            reason,
+        }
+    }
+
+    /// Relative to the configuration's own folder, so that a folder of an image can be moved.
+    fn resolve(&self, path: String) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    fn image(mut self, raw: RawImage) -> Result<ImageConfig, ConfigError> {
+        self.upper(raw.upper.unwrap_or_default())?;
+        if given(raw.record_trace_path).is_some() {
+            let reason = "recording a trace of reads needs the userspace daemon";
+            return Err(self.unsupported("recordTracePath", reason));
+        }
+        if raw.download.is_some_and(|download| download != Value::Null) {
+            self.note(
+                "download",
+                "was ignored: layers are used as they lie on this host",
+            );
+        }
+        self.unknown("", raw.unknown);
+
+        let mut lowers = raw.lowers.unwrap_or_default();
+        if raw.acceleration_layer == Some(true) && lowers.pop().is_some() {
+            let sentence = "is set: the topmost layer holds a trace of reads, no data, and was \
+                            left out";
+            self.note("accelerationLayer", sentence);
+        }
+        if lowers.is_empty() {
+            return Err(self.field("lowers", "there is no layer"));
+        }
+        let url = given(raw.repo_blob_url);
+        let layers = lowers
+            .into_iter()
+            .enumerate()
+            .map(|(i, layer)| self.layer(i, layer, url.as_deref()))
+            .collect::<Result<_, _>>()?;
+        let result_file = given(raw.result_file).map(|file| self.resolve(file));
+        Ok(ImageConfig {
+            layers,
+            result_file,
+            notes: self.notes,
+        })
+    }
+
+    fn upper(&self, upper: BTreeMap<String, Value>) -> Result<(), ConfigError> {
+        let empty = |value: &Value| matches!(value, Value::Null) || value == "";
+        match upper.into_iter().find(|(_, value)| !empty(value)) {
+            Some((field, _)) => Err(self.unsupported(
+                format!("upper.{field}"),
+                "there is no writable layer yet; leave \"upper\" out for a read-only device",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn layer(
+        &mut self,
+        number: usize,
+        raw: RawLayer,
+        repository: Option<&str>,
+    ) -> Result<LayerConfig, ConfigError> {
+        let within = format!("lowers[{number}].");
+        let target = [
+            ("targetFile", raw.target_file),
+            ("targetDigest", raw.target_digest),
+            ("gzipIndex", raw.gzip_index),
+        ];
+        if let Some((field, _)) = target
+            .into_iter()
+            .find(|(_, text)| given(text.clone()).is_some())
+        {
+            return Err(self.unsupported(
+                format!("{within}{field}"),
+                "the layer points into an ordinary OCI tar; convert the image to OverlayBD layers",
+            ));
+        }
+        self.unknown(&within, raw.unknown);
+        let digest = given(raw.digest)
+            .map(|text| text.parse::<Digest>())
+            .transpose()
+            .map_err(|e| self.field(format!("{within}digest"), e.to_string()))?;
+        let url = repository
+            .zip(digest)
+            .map(|(repository, digest)| format!("{}/{digest}", repository.trim_end_matches('/')));
+        let file = given(raw.file).map(|file| self.resolve(file));
+        let dir = given(raw.dir).map(|dir| self.resolve(dir));
+        if file.is_none() && dir.is_none() && url.is_none() {
+            let reason = "has none of \"file\", \"dir\", and \"digest\" with a repoBlobUrl";
+            return Err(self.field(format!("lowers[{number}]"), reason));
+        }
+        Ok(LayerConfig {
+            file,
+            dir,
+            digest,
+            url,
+        })
+    }
+}
+
+/// Writes the result of setting an image up to its `resultFile`, in the words that other tools
+/// look for: `success`, or `failed:` and the reason.
+pub fn write_result<T>(file: &Path, result: &Result<T>) -> Result<()> {
+    let text = match result {
+        Ok(_) => "success".to_owned(),
+        Err(error) => format!("failed:{error}"),
+    };
+    fs::write(file, text).map_err(|e| Error::io("write the result to", file, e))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What is set up on this host, as device-mapper, loop and the list of mounts tell it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use overlaybd_format::status::{LsmtStatus, ZfileStatus};
+use overlaybd_format::table::{LsmtArgs, ZfileArgs};
+use overlaybd_format::SECTOR;
+use serde::Serialize;
+
+use crate::dm::node::mapper_path;
+use crate::dm::{DevNo, Dm, Id, Info, Name, Target};
+use crate::down::own_devices;
+use crate::error::ExitCode;
+use crate::identity::Role;
+use crate::loopdev;
+use crate::mount;
+use crate::Result;
+
+/// Why there is nothing to say.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListError {
+    /// There is no such image.
+    #[error("{0}: no image of this name is set up; `ovbd ls` lists those that are")]
+    NoImage(String),
+}
+
+impl ListError {
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::NotFound
+    }
+}
+
+/// How far a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It serves reads.
+    Live,
+    /// Reads wait until it is resumed.
+    Suspended,
+    /// It has no live table: the process that made it was killed. `up` goes on, `down` removes it.
+    Incomplete,
+    /// It will be removed when its last user goes.
+    Leaving,
+}
+
+impl State {
+    fn of(role: Role, info: &Info) -> Self {
+        if !info.live {
+            Self::Incomplete
+        } else if info.suspended {
+            Self::Suspended
+        } else if info.deferred_remove && role == Role::Image {
+            // All layers are to be removed with their last user; that says nothing about them.
+            Self::Leaving
+        } else {
+            Self::Live
+        }
+    }
+
+    /// A word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Suspended => "suspended",
+            Self::Incomplete => "incomplete",
+            Self::Leaving => "leaving",
+        }
+    }
+}
+
+/// All that is set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// The images, by name.
+    pub images: Vec<Image>,
+    /// The inner devices, by name.
+    pub layers: Vec<Inner>,
+}
+
+/// An image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// The path of its device.
+    pub device: PathBuf,
+    /// The device's number, `major:minor`.
+    pub number: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// How far it is.
+    pub state: State,
+    /// Size of the disk in bytes.
+    pub bytes: u64,
+    /// How often it is open.
+    pub open_count: u32,
+    /// Where this process sees it mounted.
+    pub mounts: Vec<PathBuf>,
+    /// What its layers lie on, bottom first.
+    pub layers: Vec<Lower>,
+    /// What it has counted.
+    pub counters: Option<ImageCounters>,
+}
+
+/// An inner device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Inner {
+    /// Its name.
+    pub name: String,
+    /// What it is: `zfile` or `joined`.
+    pub role: &'static str,
+    /// Its number, `major:minor`.
+    pub number: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// How far it is.
+    pub state: State,
+    /// How often it is open.
+    pub open_count: u32,
+    /// The devices that stand on it, by name.
+    pub used_by: Vec<String>,
+    /// What it stands on.
+    pub lowers: Vec<Lower>,
+    /// It does not check the CRCs of blocks.
+    pub ignore_crc: bool,
+    /// What it has counted.
+    pub counters: Option<LayerCounters>,
+}
+
+/// What a device stands on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lower {
+    /// Its number, `major:minor`.
+    pub number: String,
+    /// Its name, if it is one of our devices.
+    pub name: Option<String>,
+    /// The file on it, if it is a loop device.
+    pub file: Option<PathBuf>,
+    /// Whether the file is read past the page cache.
+    pub direct_io: Option<bool>,
+}
+
+/// What an image has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ImageCounters {
+    /// Pieces of the disk that lie in one place.
+    pub extents: u64,
+    /// Reads.
+    pub reads: u64,
+    /// Sectors read that are in no layer.
+    pub zero_sectors: u64,
+    /// Reads of a layer's last sector that is not full.
+    pub tail_sectors: u64,
+}
+
+/// What a compressed layer has counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerCounters {
+    /// How blocks are compressed.
+    pub algorithm: &'static str,
+    /// Bytes in a block.
+    pub block_size: u64,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Bytes of what it decompresses to.
+    pub bytes: u64,
+    /// Sectors read from the device below.
+    pub read_sectors: u64,
+    /// Bytes that decompression yielded.
+    pub decompressed_bytes: u64,
+    /// Blocks that did not have to be decompressed again.
+    pub cache_hits: u64,
+    /// Blocks whose CRC was wrong.
+    pub crc_errors: u64,
+    /// Blocks that could not be decompressed.
+    pub decompress_errors: u64,
+    /// Reads that the device below failed.
+    pub io_errors: u64,
+}
+
+/// Lists all images and layers.
+pub fn list() -> Result<Listing> {
+    Survey::new()?.listing()
+}
+
+/// One image and the layers below it.
+///
+/// # Errors
+/// [`ListError::NoImage`]
+pub fn status(name: &Name) -> Result<Listing> {
+    let Listing { mut images, layers } = list()?;
+    images.retain(|image| image.name == name.as_str());
+    let Some(image) = images.first() else {
+        return Err(ListError::NoImage(name.to_string()).into());
+    };
+    let mut below: Vec<&str> = image
+        .layers
+        .iter()
+        .filter_map(|l| l.name.as_deref())
+        .collect();
+    let mut wanted = Vec::new();
+    while let Some(name) = below.pop() {
+        wanted.push(name);
+        let inner = layers.iter().find(|layer| layer.name == name);
+        below.extend(
+            inner
+                .into_iter()
+                .flat_map(|i| &i.lowers)
+                .filter_map(|l| l.name.as_deref()),
+        );
+    }
+    let layers = layers
+        .iter()
+        .filter(|layer| wanted.contains(&layer.name.as_str()));
+    let layers = layers.cloned().collect();
+    Ok(Listing { images, layers })
+}
+
+struct Survey {
+    dm: Dm,
+    devices: Vec<(Role, Info)>,
+    /// What stands on a device, by its number.
+    users: BTreeMap<u64, Vec<String>>,
+    loops: BTreeMap<u64, loopdev::Bound>,
+}
+
+impl Survey {
+    fn new() -> Result<Self> {
+        let dm = Dm::open()?;
+        let mut devices = own_devices(&dm)?;
+        devices.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        let mut users: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for (_, info) in &devices {
+            for dev in dm.deps(Id::Dev(info.dev))? {
+                users.entry(dev).or_default().push(info.name.clone());
+            }
+        }
+        let loops = loopdev::all_bound();
+        Ok(Self {
+            dm,
+            devices,
+            users,
+            loops,
+        })
+    }
+
+    fn listing(&self) -> Result<Listing> {
+        let mut listing = Listing::default();
+        for (role, info) in &self.devices {
+            match role {
+                Role::Image => listing.images.push(self.image(info)?),
+                Role::Zfile | Role::Joined => listing.layers.push(self.inner(*role, info)),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn image(&self, info: &Info) -> Result<Image> {
+        let table = self.table(info);
+        let lowers = table
+            .as_ref()
+            .map(|line| layer_devices(&line.params))
+            .unwrap_or_default();
+        let mounts = mount::mounts_of(info.dev)?;
+        Ok(Image {
+            name: info.name.clone(),
+            device: mapper_path(&info.name),
+            number: DevNo(info.dev).to_string(),
+            uuid: info.uuid.clone(),
+            state: State::of(Role::Image, info),
+            bytes: table.map_or(0, |line| line.length.saturating_mul(SECTOR)),
+            open_count: info.open_count,
+            mounts: mounts.into_iter().map(|mount| mount.target).collect(),
+            layers: lowers.iter().map(|device| self.lower(device)).collect(),
+            counters: self.status(info).and_then(|line| image_counters(&line)),
+        })
+    }
+
+    fn inner(&self, role: Role, info: &Info) -> Inner {
+        let table = self.dm.table(Id::Dev(info.dev)).unwrap_or_default();
+        let devices = table
+            .iter()
+            .filter_map(|line| line.params.split_whitespace().next());
+        let zfile = table.first().filter(|_| role == Role::Zfile);
+        let args = zfile.and_then(|line| ZfileArgs::parse(line.params.split_whitespace()).ok());
+        Inner {
+            name: info.name.clone(),
+            role: role.word(),
+            number: DevNo(info.dev).to_string(),
+            uuid: info.uuid.clone(),
+            state: State::of(role, info),
+            open_count: info.open_count,
+            used_by: self.users.get(&info.dev).cloned().unwrap_or_default(),
+            lowers: devices.map(|device| self.lower(device)).collect(),
+            ignore_crc: args.is_some_and(|args| args.ignore_crc),
+            counters: self.status(info).and_then(|line| layer_counters(&line)),
+        }
+    }
+
+    /// The one line of a device's table. A device that is gone by now has none.
+    fn table(&self, info: &Info) -> Option<Target> {
+        self.dm.table(Id::Dev(info.dev)).ok()?.into_iter().next()
+    }
+
+    fn status(&self, info: &Info) -> Option<String> {
+        let lines = self.dm.status(Id::Dev(info.dev)).ok()?;
+        lines.into_iter().next().map(|line| line.params)
+    }
+
+    /// What is known of the device that a table names.
+    fn lower(&self, device: &str) -> Lower {
+        let dev = parse_number(device);
+        let name = |dev: u64| {
+            let mut devices = self.devices.iter();
+            devices
+                .find(|(_, info)| info.dev == dev)
+                .map(|(_, info)| info.name.clone())
+        };
+        let bound = dev.and_then(|dev| self.loops.get(&dev));
+        Lower {
+            number: device.to_owned(),
+            name: dev.and_then(name),
+            file: bound.and_then(|bound| bound.file.clone()),
+            direct_io: bound.map(|bound| bound.direct_io),
+        }
+    }
+}
+
+fn parse_number(device: &str) -> Option<u64> {
+    let (major, minor) = device.split_once(':')?;
+    Some(rustix::fs::makedev(
+        major.parse().ok()?,
+        minor.parse().ok()?,
+    ))
+}
+
+/// The devices in the arguments of lsmt.
+fn layer_devices(params: &str) -> Vec<String> {
+    let mut devices = Vec::new();
+    if let Ok(mut args) = LsmtArgs::parse(params.split_whitespace()) {
+        while let Ok(Some(layer)) = args.next_layer() {
+            devices.push(layer.device.to_owned());
+        }
+    }
+    devices
+}
+
+fn image_counters(line: &str) -> Option<ImageCounters> {
+    let LsmtStatus {
+        extents,
+        reads,
+        zero_sectors,
+        tail_sectors,
+        ..
+    } = LsmtStatus::parse(line).ok()?;
+    Some(ImageCounters {
+        extents,
+        reads,
+        zero_sectors,
+        tail_sectors,
+    })
+}
+
+fn layer_counters(line: &str) -> Option<LayerCounters> {
+    let status = ZfileStatus::parse(line).ok()?;
+    Some(LayerCounters {
+        algorithm: status.algorithm.name(),
+        block_size: status.block_size,
+        blocks: status.blocks,
+        bytes: status.size,
+        read_sectors: status.read_sectors,
+        decompressed_bytes: status.decompressed_bytes,
+        cache_hits: status.cache_hits,
+        crc_errors: status.crc_errors,
+        decompress_errors: status.decompress_errors,
+        io_errors: status.io_errors,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_layers_are_read_from_its_table() {
+        let devices = layer_devices("3 253:0 0 4096 7:1 1 8192 253:2 0 100");
+        assert_eq!(devices, ["253:0", "7:1", "253:2"]);
+        assert_eq!(layer_devices("x"), [""; 0]);
+    }
+
+    #[test]
+    fn counters_are_read_from_status_lines() {
+        let line = "zstd block_size 4096 blocks 3 size 9000 read_sectors 8 decompressed_bytes \
+                    12288 cache_hits 1 crc_errors 2 decompress_errors 0 io_errors 5";
+        let counters = layer_counters(line).unwrap();
+        assert_eq!(
+            (counters.algorithm, counters.blocks, counters.crc_errors),
+            ("zstd", 3, 2)
+        );
+        assert_eq!(counters.io_errors, 5);
+        assert_eq!(layer_counters("lz4"), None);
+        let line = "layers 2 extents 7 size 16 reads 4 zero_sectors 1 tail_sectors 0";
+        let expected = ImageCounters {
+            extents: 7,
+            reads: 4,
+            zero_sectors: 1,
+            tail_sectors: 0,
+        };
+        assert_eq!(image_counters(line), Some(expected));
+    }
+
+    #[test]
+    fn states() {
+        let info = |live, suspended, deferred_remove| Info {
+            name: "x".into(),
+            uuid: String::new(),
+            dev: 0,
+            open_count: 0,
+            live,
+            inactive: false,
+            suspended,
+            read_only: true,
+            deferred_remove,
+        };
+        assert_eq!(
+            State::of(Role::Image, &info(true, false, false)),
+            State::Live
+        );
+        assert_eq!(
+            State::of(Role::Image, &info(true, true, false)),
+            State::Suspended
+        );
+        assert_eq!(
+            State::of(Role::Image, &info(false, false, false)),
+            State::Incomplete
+        );
+        assert_eq!(
+            State::of(Role::Image, &info(true, false, true)),
+            State::Leaving
+        );
+        assert_eq!(
+            State::of(Role::Zfile, &info(true, false, true)),
+            State::Live
+        );
+    }
+}

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Mounting devices, read-only, and unmounting them wherever they are.
+
+pub mod probe;
+pub mod table;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::error::ExitCode;
+use probe::{FileSystem, KNOWN};
+
+/// What goes wrong with mounts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is nothing to mount on.
+    #[error("{target}: is no folder to mount on; make it first", target = .0.display())]
+    NoFolder(PathBuf),
+    /// The device holds nothing that is known.
+    #[error(
+        "{device}: no file system that is recognised ({KNOWN}); name its type with --fs-type",
+        device = .0.display()
+    )]
+    Unknown(PathBuf),
+    /// A mount option that a mount of an image cannot have.
+    #[error("mount option \"{0}\": {1}")]
+    Option(String, &'static str),
+    /// The kernel refuses to mount.
+    #[error(
+        "{device}: cannot mount as {fs_type} ({options}) on {target}: {source}",
+        device = device.display(), target = target.display()
+    )]
+    Mount {
+        /// The device.
+        device: PathBuf,
+        /// The folder.
+        target: PathBuf,
+        /// The type.
+        fs_type: String,
+        /// The options.
+        options: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refuses to unmount.
+    #[error("{target}: cannot unmount: {source}{remedy}", target = target.display(),
+        remedy = unmount_remedy(source))]
+    Unmount {
+        /// The folder.
+        target: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The list of mounts, or the device, cannot be read.
+    #[error("{path}: cannot read: {source}", path = path.display())]
+    Read {
+        /// The file or device.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn unmount_remedy(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::BUSY) => {
+            " (a program has a file or its working folder there: `fuser -vm FOLDER` names it)"
+        }
+        _ => "",
+    }
+}
+
+impl Error {
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NoFolder(_) => ExitCode::NotFound,
+            Self::Unknown(_) => ExitCode::Invalid,
+            Self::Option(..) => ExitCode::Usage,
+            Self::Mount { source, .. }
+            | Self::Unmount { source, .. }
+            | Self::Read { source, .. } => match Errno::from_io_error(source) {
+                Some(Errno::NODEV) => ExitCode::Unsupported,
+                _ => crate::error::io_exit_code(source),
+            },
+        }
+    }
+}
+
+/// How to mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The file system's type; probed if not given.
+    pub fs_type: Option<String>,
+    /// Comma-separated options in addition to those that the device needs.
+    pub options: Option<String>,
+}
+
+/// How something was mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// The type.
+    pub fs_type: String,
+    /// The options.
+    pub options: String,
+    /// What the user should know about it.
+    pub note: Option<String>,
+    /// It was mounted there before.
+    pub already: bool,
+}
+
+/// The options of mount(8) that are flags of the system call.
+const FLAGS: [(&str, MountFlags); 7] = [
+    ("ro", MountFlags::RDONLY),
+    ("nosuid", MountFlags::NOSUID),
+    ("nodev", MountFlags::NODEV),
+    ("noexec", MountFlags::NOEXEC),
+    ("noatime", MountFlags::NOATIME),
+    ("nodiratime", MountFlags::NODIRATIME),
+    ("relatime", MountFlags::RELATIME),
+];
+
+/// Divides options into flags and what the file system gets to see.
+fn split(options: &str) -> Result<(MountFlags, String), Error> {
+    let mut flags = MountFlags::RDONLY;
+    let mut data = Vec::new();
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        if option == "rw" {
+            return Err(Error::Option(option.into(), "images are read-only"));
+        }
+        match FLAGS.iter().find(|(name, _)| *name == option) {
+            Some((_, flag)) => flags |= *flag,
+            None => data.push(option),
+        }
+    }
+    Ok((flags, data.join(",")))
+}
+
+/// Type, options and a remark for mounting `device`, which is open as `file`.
+fn choose(device: &Path, file: &File, wanted: &Options) -> Result<Mounted, Error> {
+    let read = |source| Error::Read {
+        path: device.to_owned(),
+        source,
+    };
+    let found = FileSystem::probe(file).map_err(read)?;
+    let named = |found: &FileSystem| wanted.fs_type.as_deref().is_none_or(|t| t == found.name());
+    let found = found.filter(named);
+    let fs_type = match (&wanted.fs_type, found) {
+        (Some(fs_type), _) => fs_type.clone(),
+        (None, Some(found)) => found.name().to_owned(),
+        (None, None) => return Err(Error::Unknown(device.to_owned())),
+    };
+    let needs = found.and_then(FileSystem::needs);
+    let options = ["ro"].into_iter().chain(needs.map(|(options, _)| options));
+    let options: Vec<&str> = options.chain(wanted.options.as_deref()).collect();
+    let options = options.join(",");
+    let note = needs.map(|(_, why)| format!("{fs_type} is mounted {options}: {why}"));
+    Ok(Mounted {
+        fs_type,
+        options,
+        note,
+        already: false,
+    })
+}
+
+/// Mounts the device `dev`, which is open as `file` and has the path `device`, on `target`.
+///
+/// If it is mounted there already, nothing happens.
+pub fn mount(
+    device: &Path,
+    file: &File,
+    dev: u64,
+    target: &Path,
+    wanted: &Options,
+) -> Result<Mounted, Error> {
+    let folder = target.canonicalize().ok().filter(|path| path.is_dir());
+    let target = folder.ok_or_else(|| Error::NoFolder(target.to_owned()))?;
+    let mut chosen = choose(device, file, wanted)?;
+    let (flags, data) = split(&chosen.options)?;
+    if mounts_of(dev)?.iter().any(|mount| mount.target == target) {
+        chosen.already = true;
+        return Ok(chosen);
+    }
+    let data = CString::new(data).map_err(|_| {
+        Error::Option(
+            chosen.options.clone(),
+            "an option cannot contain a NUL byte",
+        )
+    })?;
+    let result = rustix::mount::mount(device, &target, chosen.fs_type.as_str(), flags, &*data);
+    result.map_err(|errno| Error::Mount {
+        device: device.to_owned(),
+        target,
+        fs_type: chosen.fs_type.clone(),
+        options: chosen.options.clone(),
+        source: errno.into(),
+    })?;
+    Ok(chosen)
+}
+
+/// The mounts of device `dev` that this process sees.
+pub fn mounts_of(dev: u64) -> Result<Vec<table::Mount>, Error> {
+    let mut mounts = table::own().map_err(|source| {
+        let path = "/proc/self/mountinfo".into();
+        Error::Read { path, source }
+    })?;
+    mounts.retain(|mount| mount.dev == dev);
+    Ok(mounts)
+}
+
+/// Unmounts device `dev` wherever this process sees it; returns from where.
+///
+/// With `lazy`, what is busy is only detached: it disappears when its last user goes.
+pub fn unmount_all(dev: u64, lazy: bool) -> Result<Vec<PathBuf>, Error> {
+    let flags = if lazy {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
+    let mut unmounted = Vec::new();
+    // The newest first: one may lie on top of another.
+    for mount in mounts_of(dev)?.into_iter().rev() {
+        let target = mount.target;
+        match rustix::mount::unmount(&target, flags | UnmountFlags::NOFOLLOW) {
+            Ok(()) => unmounted.push(target),
+            // Somebody else unmounted it since.
+            Err(Errno::INVAL) => {}
+            Err(errno) => {
+                return Err(Error::Unmount {
+                    target,
+                    source: errno.into(),
+                })
+            }
+        }
+    }
+    Ok(unmounted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn options_are_flags_or_data() {
+        let (flags, data) = split("ro,nosuid,noload,,nodev,errors=continue").unwrap();
+        assert_eq!(
+            flags,
+            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV
+        );
+        assert_eq!(data, "noload,errors=continue");
+        assert_eq!(split("").unwrap(), (MountFlags::RDONLY, String::new()));
+        assert_eq!(split("rw").unwrap_err().exit_code(), ExitCode::Usage);
+    }
+
+    fn device(magic_at: usize, magic: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut content = vec![0; 4096];
+        content[magic_at..magic_at + magic.len()].copy_from_slice(magic);
+        fs::write(file.path(), content).unwrap();
+        file
+    }
+
+    #[test]
+    fn an_unclean_ext4_is_not_replayed() {
+        let image = device(1080, &[0x53, 0xef]);
+        let choice = |options: &Options| choose(Path::new("/dev/x"), image.as_file(), options);
+        assert_eq!(choice(&Options::default()).unwrap().options, "ro");
+        let mut content = fs::read(image.path()).unwrap();
+        content[1120] = 4;
+        fs::write(image.path(), content).unwrap();
+        let unclean = choice(&Options {
+            options: Some("nodev".into()),
+            ..Options::default()
+        });
+        let unclean = unclean.unwrap();
+        assert_eq!(
+            (unclean.fs_type.as_str(), unclean.options.as_str()),
+            ("ext4", "ro,noload,nodev")
+        );
+        assert!(unclean
+            .note
+            .unwrap()
+            .starts_with("ext4 is mounted ro,noload,nodev: its journal"));
+    }
+
+    #[test]
+    fn a_given_type_wins() {
+        let image = device(0, b"hsqs");
+        let given = Options {
+            fs_type: Some("iso9660".into()),
+            options: None,
+        };
+        let chosen = choose(Path::new("/dev/x"), image.as_file(), &given).unwrap();
+        assert_eq!(
+            (chosen.fs_type.as_str(), chosen.options.as_str()),
+            ("iso9660", "ro")
+        );
+        let nothing = device(0, b"");
+        let unknown = choose(Path::new("/dev/x"), nothing.as_file(), &Options::default());
+        assert_eq!(unknown.unwrap_err().exit_code(), ExitCode::Invalid);
+    }
+
+    #[test]
+    fn a_folder_has_to_exist() {
+        let image = device(0, b"hsqs");
+        let path = Path::new("/nowhere/at/all");
+        let result = mount(
+            Path::new("/dev/x"),
+            image.as_file(),
+            0,
+            path,
+            &Options::default(),
+        );
+        assert_eq!(result.unwrap_err().exit_code(), ExitCode::NotFound);
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What is mounted (`/proc/…/mountinfo`).
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Number of the device that the file system is on.
+    pub dev: u64,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// What was mounted: the path of a device, as it was given.
+    pub source: PathBuf,
+    /// The file system's type.
+    pub fs_type: String,
+}
+
+/// The mounts that a process sees, in the order in which they were made.
+fn mounts(file: &Path) -> io::Result<Vec<Mount>> {
+    let text = fs::read(file)?;
+    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
+}
+
+/// The mounts that this process sees.
+pub fn own() -> io::Result<Vec<Mount>> {
+    mounts(Path::new("/proc/self/mountinfo"))
+}
+
+/// The mounts that process `pid` sees.
+pub fn of_process(pid: u32) -> io::Result<Vec<Mount>> {
+    mounts(Path::new(&format!("/proc/{pid}/mountinfo")))
+}
+
+/// Parses `id parent major:minor root target options… - type source options`.
+fn parse(line: &[u8]) -> Option<Mount> {
+    let mut words = line.split(|&b| b == b' ');
+    let dev = std::str::from_utf8(words.nth(2)?).ok()?;
+    let (major, minor) = dev.split_once(':')?;
+    let target = words.nth(1)?;
+    let mut rest = words.skip_while(|word| *word != b"-").skip(1);
+    Some(Mount {
+        dev: rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?),
+        target: unescape(target),
+        fs_type: String::from_utf8_lossy(rest.next()?).into_owned(),
+        source: unescape(rest.next()?),
+    })
+}
+
+/// Undoes the kernel's escapes: `\040` for a space, and so on.
+fn unescape(word: &[u8]) -> PathBuf {
+    let mut path = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((&first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).filter(|_| first == b'\\');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                path.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                path.push(first);
+                rest = tail;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_parsed() {
+        let line = br"36 25 253:7 / /mnt/a\040b\134c ro,relatime shared:9 master:2 - ext4 /dev/mapper/web ro,noload";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.dev, rustix::fs::makedev(253, 7));
+        assert_eq!(mount.target, Path::new(r"/mnt/a b\c"));
+        assert_eq!(mount.source, Path::new("/dev/mapper/web"));
+        assert_eq!(mount.fs_type, "ext4");
+    }
+
+    #[test]
+    fn odd_lines_are_passed_over() {
+        for line in [
+            &b""[..],
+            b"36 25",
+            b"36 25 x / /mnt rw - ext4 a",
+            b"36 25 1:2 / /mnt rw",
+        ] {
+            assert_eq!(parse(line), None);
+        }
+        // An escape that is none, and one at the end.
+        assert_eq!(unescape(br"a\9z\04"), Path::new(r"a\9z\04"));
+    }
+
+    #[test]
+    fn the_real_table_has_a_root() {
+        assert!(own()
+            .unwrap()
+            .iter()
+            .any(|mount| mount.target == Path::new("/")));
+    }
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Setting an image up: loop devices, a zfile device a compressed layer, lsmt on top, a mount.
+//!
+//! # Nothing is left behind
+//!
+//! The kernel counts references; this code only has to hold one at every moment. A loop device is
+//! bound with AUTOCLEAR and held open. An inner device is held open from its creation on, and at
+//! once marked for removal when it is closed for the last time. Then the device above takes over. If
+//! the tool dies in between, the kernel closes what it held, and everything that nothing stands on
+//! goes away. In the same way, removing the last image on a layer removes the layer, even if it is
+//! done with `dmsetup`.
+//!
+//! The image's own device has nobody to hold it: if the tool dies after creating it and before its
+//! table is live, it remains without a live table. The next `up` of that image goes on with it, and
+//! `down` removes it.
+//!
+//! # Nothing is made twice
+//!
+//! An inner device's UUID is what it shows ([`crate::identity`]). To use one, it is opened, and only
+//! then asked whether it still has that UUID: an open device stays. Creating one fails if another
+//! process was faster, and then that one is used. If it has no live table yet, its creator died or
+//! is about to load the same table as we do; loading it twice does no harm.
+
+mod builder;
+mod storage;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use overlaybd_format::SECTOR;
+use serde::Serialize;
+
+use crate::dm::udev::Udev;
+use crate::dm::{node, DevNo, Dm, Info, Name};
+use crate::down;
+use crate::error::ExitCode;
+use crate::lock::HostLock;
+use crate::mount;
+use crate::plan::Plan;
+use crate::step::{Step, Watch};
+use crate::{table, Error, Result};
+use builder::Builder;
+
+/// Why an image cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UpError {
+    /// The name belongs to another device.
+    #[error("{name}: the name is taken by {owner}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Whose it is, and what to do.
+        owner: &'static str,
+    },
+    /// The kernel refuses a layer.
+    #[error("{path}: the kernel refuses the layer: {source}", path = path.display())]
+    Layer {
+        /// The layer's file.
+        path: PathBuf,
+        /// Its words.
+        source: crate::dm::Error,
+    },
+    /// Other processes keep making and removing the same device.
+    #[error("{0}: other programs kept changing the device; try again")]
+    Contended(String),
+}
+
+impl UpError {
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NameTaken { .. } | Self::Contended(_) => ExitCode::Busy,
+            Self::Layer { source, .. } => source.exit_code(),
+        }
+    }
+}
+
+/// Where to mount, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountAt {
+    /// The folder.
+    pub target: PathBuf,
+    /// Type and options.
+    pub options: mount::Options,
+}
+
+/// What was set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The image's name.
+    pub name: String,
+    /// The path of its device.
+    pub device: PathBuf,
+    /// The device's number, `major:minor`.
+    pub number: String,
+    /// Size of the disk in bytes.
+    pub bytes: u64,
+    /// It was set up before.
+    pub already: bool,
+    /// Its layers, bottom first; empty if it was set up before.
+    pub layers: Vec<LayerReport>,
+    /// How it is mounted.
+    pub mount: Option<MountReport>,
+    /// What the user should know: a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// How a layer was set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerReport {
+    /// The layer's file.
+    pub path: PathBuf,
+    /// The number of the device that lsmt reads, `major:minor`.
+    pub number: String,
+    /// The layer is a ZFile.
+    pub compressed: bool,
+    /// Its zfile device was there already.
+    pub shared: bool,
+    /// Whether reads of its file go past the page cache; unknown if it is shared, or no file.
+    pub direct_io: Option<bool>,
+}
+
+/// How an image is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MountReport {
+    /// Where.
+    pub target: PathBuf,
+    /// The file system's type.
+    pub fs_type: String,
+    /// The options.
+    pub options: String,
+    /// It was mounted there before.
+    pub already: bool,
+}
+
+/// Sets an image up as device `name`, and mounts it if `mount_at` says where. If that image has that
+/// name already, it stays as it is. `watch` learns of every step.
+///
+/// # Errors
+/// What this call made goes away again.
+pub fn up(
+    plan: &Plan,
+    name: &Name,
+    mount_at: Option<&MountAt>,
+    watch: Watch<'_>,
+) -> Result<Report> {
+    let dm = Dm::open()?;
+    for target in plan.targets() {
+        dm.require_target(target)?;
+    }
+    let mut report = match compose(&dm, plan, name, watch) {
+        Ok(report) => report,
+        Err(error) => {
+            // The kernel is at it already; this waits until it is done.
+            let _ = down::clean(&dm, watch);
+            return Err(error);
+        }
+    };
+    if let Some(at) = mount_at {
+        if let Err(error) = mount_image(&mut report, at, watch) {
+            if !report.already {
+                // The error that counts is the mount's.
+                let _ = down::down(name, down::Options::default(), watch);
+            }
+            return Err(error);
+        }
+    }
+    Ok(report)
+}
+
+fn compose(dm: &Dm, plan: &Plan, name: &Name, watch: Watch<'_>) -> Result<Report> {
+    let _lock = HostLock::shared();
+    let udev = Udev::begin();
+    let built = build(dm, &udev, plan, name, watch);
+    let settled = udev.settle();
+    let Built { info, already, layers } = built?;
+
+    let mut notes = plan.notes.clone();
+    if !settled {
+        notes.push("udev did not handle the new devices within half a minute".to_owned());
+    }
+    let device = node::ensure(name.as_str(), info.dev)
+        .map_err(|e| Error::io("make", node::mapper_path(name.as_str()), e))?;
+    Ok(Report {
+        name: name.to_string(),
+        device,
+        number: DevNo(info.dev).to_string(),
+        bytes: plan.sectors.saturating_mul(SECTOR),
+        already,
+        layers,
+        mount: None,
+        notes,
+    })
+}
+
+struct Built {
+    info: Info,
+    already: bool,
+    layers: Vec<LayerReport>,
+}
+
+fn build(dm: &Dm, udev: &Udev, plan: &Plan, name: &Name, watch: Watch<'_>) -> Result<Built> {
+    let mut builder = Builder::new(dm, udev, watch);
+    let uuid = plan.uuid(name);
+    if let Some(info) = builder.live_image(name, &uuid)? {
+        return Ok(Built { info, already: true, layers: Vec::new() });
+    }
+    let mut layers = Vec::with_capacity(plan.layers.len());
+    for layer in &plan.layers {
+        layers.push(builder.layer(layer)?);
+    }
+    let devices: Vec<String> = layers.iter().map(|layer| layer.number.clone()).collect();
+    let table = table::lsmt(plan, &devices);
+    let (info, already) = builder.image(name, &uuid, table)?;
+    Ok(Built { info, already, layers })
+}
+
+fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()> {
+    let device = &report.device;
+    let open = |e| Error::io("open", device, e);
+    let file = File::open(device).map_err(open)?;
+    let dev = rustix::fs::fstat(&file).map_err(|e| open(e.into()))?.st_rdev;
+    let mounted = mount::mount(device, &file, dev, &at.target, &at.options)?;
+    if !mounted.already {
+        watch(Step::Mounted(at.target.clone()));
+    }
+    report.notes.extend(mounted.note);
+    report.mount = Some(MountReport {
+        target: at.target.clone(),
+        fs_type: mounted.fs_type,
+        options: mounted.options,
+        already: mounted.already,
+    });
+    Ok(())
+}
