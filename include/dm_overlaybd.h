@@ -40,7 +40,7 @@ static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
 void *dm_ovbd_page_address(struct page *page);
 struct page *dm_ovbd_virt_to_page(const void *address);
 
-bool dm_ovbd_in_atomic(void);
+bool dm_ovbd_may_work_here(const struct task_struct *submitter);
 unsigned int dm_ovbd_online_cpus(void);
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev);

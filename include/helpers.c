@@ -24,9 +24,16 @@ struct page *dm_ovbd_virt_to_page(const void *address)
 	return virt_to_page(address);
 }
 
-bool dm_ovbd_in_atomic(void)
+/*
+ * Whether a bio that ends here may be worked on here, for as long as it takes to
+ * decompress: this is the task that submitted it, which would have to wait for
+ * the result anyway, and nothing forbids it to sleep. A work item may be any
+ * driver's, also if it runs in the thread that submitted.
+ */
+bool dm_ovbd_may_work_here(const struct task_struct *submitter)
 {
-	return bio_in_atomic();
+	return current == submitter && !(current->flags & PF_WQ_WORKER) &&
+	       !bio_in_atomic();
 }
 
 unsigned int dm_ovbd_online_cpus(void)

@@ -28,16 +28,17 @@ use super::{
 use crate::bindings;
 use core::{
     mem::{offset_of, size_of, MaybeUninit},
-    ptr::{addr_of_mut, null_mut},
+    ptr::{self, null_mut},
 };
 use kernel::{
     ffi::c_void,
     sync::atomic::{ordering, Atomic},
     task::Task,
+    types::Opaque,
 };
 
 /// How many parts a read may be split into.
-pub(crate) const MAX_PARTS: u32 = 4;
+pub(crate) const MAX_PARTS: usize = 4;
 
 /// A target that reads from below and computes what its bios get.
 pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
@@ -48,7 +49,7 @@ pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
     fn queue(&self) -> &WorkQueue;
 
     /// Into how many parts a read is to be split: 1 to [`MAX_PARTS`].
-    fn parts(&self, job: &Self::Job) -> u32;
+    fn parts(&self, job: &Self::Job) -> usize;
 
     /// Fills the bio's part number `part` from `data`, which was read from below.
     /// Task context; may wait for the CPU, but not for I/O or memory.
@@ -59,10 +60,10 @@ pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
     fn finish(&self, job: &Self::Job, below: Status) -> Status;
 }
 
-/// What to read from below: whole sectors, aligned to the logical block there.
+/// What to read from below: whole logical blocks of the device there.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent {
-    /// First sector of the device.
+    /// First sector on the device.
     pub(crate) sector: u64,
     /// Length in bytes; at most the buffer's.
     pub(crate) bytes: u32,
@@ -71,7 +72,8 @@ pub(crate) struct Extent {
 /// One part of a read, as a work item.
 #[repr(C)]
 struct Part<T: Reader> {
-    work: bindings::work_struct,
+    /// The first field, so that a pointer to it is one to the part.
+    work: Opaque<bindings::work_struct>,
     read: *mut InFlight<T>,
     index: u32,
 }
@@ -83,21 +85,25 @@ struct Part<T: Reader> {
 /// From [`ReadBio::fetch`] until the bio ends:
 ///
 /// - `clone` is the bio that it belongs to, `target` its target, which outlives it.
-/// - All fields are initialised; of `parts` those that are queued.
-/// - While `pending` is not 0, the parts that have not yet finished share the read;
-///   whoever takes it to 0 owns it.
+/// - `lower` and `segment` are initialised, and in use until `lower` has ended.
+/// - From then on `pending` counts the parts that have not yet finished. These
+///   share the read; the one that finishes last owns it.
 pub(crate) struct InFlight<T: Reader> {
     target: *const T,
     clone: *mut bindings::bio,
-    /// The task that called `map`.
+    /// The task that called `map`; only compared.
     submitter: *mut bindings::task_struct,
+    /// How `lower` ended.
+    below: Status,
     pending: Atomic<u32>,
-    /// The bio below, and its one segment: the buffer.
-    lower: bindings::bio,
-    segment: bindings::bio_vec,
+    /// The bio for the device below, and its one segment: the buffer.
+    lower: MaybeUninit<bindings::bio>,
+    segment: MaybeUninit<bindings::bio_vec>,
+    /// How much of the buffer is read.
+    bytes: u32,
     buffer: Buffer,
     job: T::Job,
-    parts: [MaybeUninit<Part<T>>; MAX_PARTS as usize],
+    parts: [MaybeUninit<Part<T>>; MAX_PARTS],
 }
 
 impl<'a, T: Reader> ReadBio<'a, T> {
@@ -109,39 +115,50 @@ impl<'a, T: Reader> ReadBio<'a, T> {
         buffer: Buffer,
         job: T::Job,
     ) -> Mapped<'a> {
-        let Some(pages) = buffer.pages() else {
+        let Some(page) = buffer.page(extent.bytes as usize) else {
             return self.end(Status::IO_ERROR);
         };
-        let page = pages.as_page();
         let clone = self.as_raw();
-        // SAFETY: A clone of a `Reader` has so much memory in front of it, which nobody
-        // else uses. It stays where it is until the bio has ended, which is after `lower`.
-        unsafe {
-            let read = bindings::dm_per_bio_data(clone, size_of::<InFlight<T>>());
-            let read = read.cast::<InFlight<T>>();
-            // INVARIANT: These are all fields but `parts`; `bio_init` and
-            // `__bio_add_page` fill `lower` and `segment`.
-            addr_of_mut!((*read).target).write(self.target());
-            addr_of_mut!((*read).clone).write(clone);
-            addr_of_mut!((*read).submitter).write(Task::current_raw());
-            addr_of_mut!((*read).pending).write(Atomic::new(0));
-            addr_of_mut!((*read).buffer).write(buffer);
-            addr_of_mut!((*read).job).write(job);
-
-            let lower = addr_of_mut!((*read).lower);
-            let flags = (*clone).bi_opf & bindings::DM_OVBD_REQ_INHERIT;
-            let opf = bindings::req_op_REQ_OP_READ | flags;
-            bindings::bio_init(lower, null_mut(), addr_of_mut!((*read).segment), 1, opf);
-            // Not by `bio_init`: `dm_submit_bio_remap` associates the bio with the
-            // cgroup of the original one.
-            (*lower).bi_bdev = device.bdev();
-            (*lower).bi_ioprio = (*clone).bi_ioprio;
-            (*lower).bi_iter.bi_sector = extent.sector;
-            (*lower).bi_end_io = Some(InFlight::<T>::lower_end_io);
-            (*lower).bi_private = read.cast::<c_void>();
-            bindings::__bio_add_page(lower, page, extent.bytes, 0);
-            bindings::dm_submit_bio_remap(clone, lower);
-        }
+        // SAFETY: A clone of a `Reader` has so much memory in front of it, which is not
+        // used for anything else, and stays where it is until the clone has ended.
+        let slot = unsafe {
+            let data = bindings::dm_per_bio_data(clone, size_of::<InFlight<T>>());
+            &mut *data.cast::<MaybeUninit<InFlight<T>>>()
+        };
+        // INVARIANT: `lower` and `segment` are initialised below.
+        let read = slot.write(InFlight {
+            target: self.target(),
+            clone,
+            submitter: Task::current_raw(),
+            below: Status::OK,
+            pending: Atomic::new(0),
+            lower: MaybeUninit::uninit(),
+            segment: MaybeUninit::uninit(),
+            bytes: extent.bytes,
+            buffer,
+            job,
+            parts: [const { MaybeUninit::uninit() }; MAX_PARTS],
+        });
+        let (lower, segment) = (read.lower.as_mut_ptr(), read.segment.as_mut_ptr());
+        // SAFETY: The clone is ours.
+        let (opf, ioprio) = unsafe { ((*clone).bi_opf, (*clone).bi_ioprio) };
+        let opf = bindings::req_op_REQ_OP_READ | opf & bindings::DM_OVBD_REQ_INHERIT;
+        // SAFETY: `lower`, and `segment` with room for 1, stay in place until it has ended.
+        unsafe { bindings::bio_init(lower, null_mut(), segment, 1, opf) };
+        // SAFETY: `lower` was just initialised, and is ours until it is submitted.
+        let bio = unsafe { &mut *lower };
+        // Not by `bio_init`, which would associate the bio with the cgroup of this task:
+        // `dm_submit_bio_remap` associates it with that of the original bio.
+        bio.bi_bdev = device.bdev();
+        bio.bi_ioprio = ioprio;
+        bio.bi_iter.bi_sector = extent.sector;
+        bio.bi_end_io = Some(InFlight::<T>::lower_end_io);
+        bio.bi_private = ptr::from_mut(read).cast::<c_void>();
+        // SAFETY: There is room for 1 segment, and the buffer holds `extent.bytes`.
+        unsafe { bindings::__bio_add_page(lower, page, extent.bytes, 0) };
+        // SAFETY: `clone` is being mapped, and `lower` is complete. The read belongs to
+        // `lower_end_io` from here on.
+        unsafe { bindings::dm_submit_bio_remap(clone, lower) };
         Mapped::SUBMITTED
     }
 }
@@ -151,78 +168,95 @@ impl<T: Reader> InFlight<T> {
     ///
     /// Only called by the block layer, once, for a bio that [`ReadBio::fetch`] submitted.
     unsafe extern "C" fn lower_end_io(lower: *mut bindings::bio) {
-        // SAFETY: `fetch` set `bi_private`; the read is ours again.
-        unsafe {
-            let read = (*lower).bi_private.cast::<Self>();
+        // SAFETY: `fetch` stored it there; nobody else uses the read until it has parts.
+        let read = unsafe { &mut *(*lower).bi_private.cast::<Self>() };
+        // SAFETY: The bio has ended.
+        read.below = unsafe {
             bindings::bio_uninit(lower);
-            let parts = if (*lower).bi_status == Status::OK.into_raw() {
-                (*(*read).target).parts(&(*read).job).clamp(1, MAX_PARTS)
-            } else {
-                1
-            };
-            (*read).pending.store(parts, ordering::Relaxed);
-            let submitter = (*read).submitter;
-            let here = submitter == Task::current_raw() && !bindings::dm_ovbd_in_atomic();
-            Self::hand_over(read, u32::from(here), parts);
+            Status::from_raw((*lower).bi_status)
+        };
+        // SAFETY: The target outlives the read.
+        let target = unsafe { &*read.target };
+        let count = match read.below {
+            Status::OK => target.parts(&read.job).clamp(1, MAX_PARTS),
+            _ => 1,
+        };
+        // SAFETY: It only looks at the current task.
+        let here = unsafe { bindings::dm_ovbd_may_work_here(read.submitter) };
+        read.prepare(count);
+        let read = ptr::from_mut(read);
+        // SAFETY: `count` parts are prepared, and none of them was run. Part 0 is not
+        // queued if it is run here.
+        unsafe {
+            Self::queue(read, usize::from(here), count, target.queue());
             if here {
                 Self::run(read, 0);
             }
         }
     }
 
+    /// Prepares `count` parts.
+    fn prepare(&mut self, count: usize) {
+        let read = ptr::from_mut(self);
+        for (index, slot) in (0..).zip(self.parts.iter_mut().take(count)) {
+            let part = slot.write(Part {
+                work: Opaque::uninit(),
+                read,
+                index,
+            });
+            // SAFETY: The work item stays in place until it has run.
+            unsafe { bindings::dm_ovbd_init_work(part.work.get(), Some(Self::work)) };
+        }
+        // INVARIANT: None of the parts has finished.
+        self.pending.store(count as u32, ordering::Relaxed);
+    }
+
     /// Queues the parts from number `first` up to `end`.
     ///
     /// # Safety
     ///
-    /// `read` is ours, and `pending` counts the parts. After the call only the parts
-    /// before `first` are.
-    unsafe fn hand_over(read: *mut Self, first: u32, end: u32) {
-        // SAFETY: The target outlives the read. Part `index` is pending, which keeps the
-        // read alive, until it is queued; it is not touched after that.
-        unsafe {
-            let queue = (*(*read).target).queue();
-            let parts = addr_of_mut!((*read).parts).cast::<Part<T>>();
-            for index in first..end {
-                let part = parts.add(index as usize);
-                addr_of_mut!((*part).read).write(read);
-                addr_of_mut!((*part).index).write(index);
-                bindings::dm_ovbd_init_work(addr_of_mut!((*part).work), Some(Self::work));
-                queue.queue(addr_of_mut!((*part).work));
+    /// These parts are prepared, and neither queued nor run. `read` is not used after
+    /// the call, but for a part before `first`.
+    unsafe fn queue(read: *mut Self, first: usize, end: usize, queue: &WorkQueue) {
+        for index in first..end {
+            // SAFETY: The part is pending, which keeps the read alive, until it is queued.
+            unsafe {
+                let part = (&raw mut (*read).parts).cast::<Part<T>>().add(index);
+                queue.queue(Opaque::cast_into(&raw const (*part).work));
             }
         }
     }
 
     /// # Safety
     ///
-    /// Only called by a work queue, for a work item that [`InFlight::hand_over`] queued.
+    /// Only called by a work queue, for the work item of a part.
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
         const { assert!(offset_of!(Part<T>, work) == 0) };
-        let part = work.cast::<Part<T>>();
-        // SAFETY: The work item is the first field of a `Part` that is pending.
-        unsafe { Self::run((*part).read, (*part).index) };
+        // SAFETY: The work item is the first field of a `Part`, which is pending.
+        let part = unsafe { &*work.cast::<Part<T>>() };
+        // SAFETY: The part is pending, and its work item runs once.
+        unsafe { Self::run(part.read, part.index) };
     }
 
-    /// Does part number `index`, and ends the bio if it was the last one to finish.
+    /// Does part number `index`, and ends the bio if it is the last to finish.
     ///
     /// # Safety
     ///
     /// The part is pending, and run by nobody else. `read` is not used after the call.
     unsafe fn run(read: *mut Self, index: u32) {
-        // SAFETY: The part keeps the read alive and shared until it is counted down. The
-        // bio below has ended: its pages are filled and nobody writes to them.
-        unsafe {
-            let target = &*(*read).target;
-            let below = Status::from_raw((*read).lower.bi_status);
-            if below == Status::OK {
-                let data = (*read).buffer.pages().map_or(&[][..], |pages| {
-                    pages.as_slice((*read).segment.bv_len as usize)
-                });
-                let bio = Segments::from_raw((*read).clone);
-                target.process(&(*read).job, data, bio, index);
-            }
-            if (*read).pending.fetch_sub(1, ordering::Full) == 1 {
-                Self::end(read, below);
-            }
+        // SAFETY: While the part is pending, the read is there, and shared.
+        let this = unsafe { &*read };
+        if this.below == Status::OK {
+            // SAFETY: The bio below has ended: the buffer is filled, and not written to.
+            let data = unsafe { this.buffer.as_slice(this.bytes as usize) };
+            // SAFETY: The clone does not end while a part is pending.
+            let bio = unsafe { Segments::from_raw(this.clone) };
+            // SAFETY: The target outlives the read.
+            unsafe { &*this.target }.process(&this.job, data, bio, index);
+        }
+        if this.pending.fetch_sub(1, ordering::Full) == 1 {
+            // SAFETY: This was the last part.
+            unsafe { Self::end(read) };
         }
     }
 
@@ -230,16 +264,19 @@ impl<T: Reader> InFlight<T> {
     ///
     /// # Safety
     ///
-    /// `read` is ours, all parts have finished. Its memory is gone after the call.
-    unsafe fn end(read: *mut Self, below: Status) {
-        // SAFETY: By the requirement of this function. Target and read live until the
-        // bio has ended, which is the last thing that happens.
+    /// `read` is ours: all parts have finished. Its memory is gone after the call.
+    unsafe fn end(read: *mut Self) {
+        // SAFETY: By the requirement of this function.
+        let this = unsafe { &*read };
+        let clone = this.clone;
+        // SAFETY: The target outlives the read.
+        let status = unsafe { &*this.target }.finish(&this.job, this.below);
+        // Gives the buffer back.
+        // SAFETY: The read is ours, and not used any more.
+        unsafe { ptr::drop_in_place(read) };
+        // SAFETY: The clone is ours, and given up here; neither it nor the target is
+        // touched after that.
         unsafe {
-            let target = &*(*read).target;
-            let clone = (*read).clone;
-            let status = target.finish(&(*read).job, below);
-            addr_of_mut!((*read).job).drop_in_place();
-            addr_of_mut!((*read).buffer).drop_in_place();
             (*clone).bi_status = status.into_raw();
             bindings::bio_endio(clone);
         }

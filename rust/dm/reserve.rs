@@ -15,6 +15,7 @@
 //! any other bio of the task, so that none of the queued ones holds a reserve.
 
 use super::pages::Pages;
+use crate::bindings;
 use kernel::{
     new_condvar, new_spinlock,
     prelude::*,
@@ -40,9 +41,22 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The buffer's memory.
-    pub(super) fn pages(&self) -> Option<&Pages> {
-        self.pages.as_ref()
+    /// The first page of a buffer that holds `bytes` bytes at least.
+    pub(super) fn page(&self, bytes: usize) -> Option<*mut bindings::page> {
+        let pages = self.pages.as_ref()?;
+        (bytes <= pages.len()).then_some(pages.as_page())
+    }
+
+    /// The first `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// Until the slice is gone, nothing reads into the buffer, and what was read
+    /// into its first `len` bytes has arrived.
+    pub(super) unsafe fn as_slice(&self, len: usize) -> &[u8] {
+        let pages = self.pages.as_ref();
+        // SAFETY: By the requirement of this function.
+        pages.map_or(&[], |pages| unsafe { pages.as_slice(len) })
     }
 
     /// How many bytes fit.

@@ -53,7 +53,7 @@ pub(crate) struct Job {
     wanted: Range<Bytes>,
     /// Length of the read, in sectors.
     sectors: u32,
-    parts: u32,
+    parts: usize,
     failed: Atomic<bool>,
 }
 
@@ -158,11 +158,11 @@ impl Zfile {
     }
 
     /// Into how many parts the work on `blocks` is worth splitting.
-    fn part_count(&self, blocks: &Range<u64>) -> u32 {
+    fn part_count(&self, blocks: &Range<u64>) -> usize {
         let count = blocks.end.saturating_sub(blocks.start);
         let worth = (count << self.block_shift) / MIN_PART;
-        let most = u64::from(MAX_PARTS).min(online_cpus() as u64);
-        worth.min(count).clamp(1, most.max(1)) as u32
+        let most = MAX_PARTS.min(online_cpus());
+        worth.min(count).clamp(1, most as u64) as usize
     }
 
     fn key(&self, block: u64) -> Key {
@@ -349,14 +349,14 @@ impl Reader for Zfile {
         &self.shared.queue
     }
 
-    fn parts(&self, job: &Job) -> u32 {
+    fn parts(&self, job: &Job) -> usize {
         job.parts
     }
 
     fn process(&self, job: &Job, data: &[u8], bio: Segments<'_>, part: u32) {
         let count = job.blocks.end.saturating_sub(job.blocks.start);
         let boundary = |part: u32| {
-            let offset = count.saturating_mul(part.into()) / u64::from(job.parts.max(1));
+            let offset = count.saturating_mul(part.into()) / job.parts.max(1) as u64;
             job.blocks.start.saturating_add(offset)
         };
         let blocks = boundary(part)..boundary(part.saturating_add(1));
