@@ -11,6 +11,7 @@
 //! | [`zwriter`], [`layer`] | writing ZFiles and LSMT layers |
 //! | [`changes`], [`mkfs`], [`build`] | making layers of disks and folders |
 //! | [`verify`], [`extract`] | checking files, unpacking them |
+//! | [`inspect`], [`picture`] | showing what is in files |
 
 pub mod atomic;
 pub mod blob;
@@ -21,9 +22,11 @@ pub mod digest;
 pub mod disk;
 mod error;
 pub mod extract;
+pub mod inspect;
 pub mod layer;
 pub mod mkfs;
 pub mod output;
+pub mod picture;
 pub mod size;
 pub mod source;
 pub mod stack;

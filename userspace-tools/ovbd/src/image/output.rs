@@ -110,7 +110,8 @@ impl BlobWriter {
     pub fn finish(mut self) -> Result<Written> {
         let path = self.file.target().to_owned();
         let size = self.wrap().map_err(|e| Error::io("write", &path, e))?;
-        let digest = digest_of(self.file.file(), |_| ()).map_err(|e| Error::io("read back", &path, e))?;
+        let digest =
+            digest_of(self.file.file(), |_| ()).map_err(|e| Error::io("read back", &path, e))?;
         self.file.commit()?;
         Ok(Written { path, size, digest })
     }

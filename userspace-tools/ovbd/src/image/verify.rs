@@ -133,8 +133,8 @@ pub fn verify(path: &Path, digest: Option<Digest>, progress: &Progress) -> FileR
 
 fn check_digest(path: &Path, expected: Digest, progress: &Progress) -> Result<Digest> {
     let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let found = digest_of(&file, |bytes| progress.add(bytes))
-        .map_err(|e| Error::io("read", path, e))?;
+    let found =
+        digest_of(&file, |bytes| progress.add(bytes)).map_err(|e| Error::io("read", path, e))?;
     if found == expected {
         return Ok(found);
     }
@@ -318,7 +318,13 @@ fn read_and_check(
     scratch: &mut Scratch,
 ) -> Result<(), ReadError> {
     zfile.read_stored(block..block + 1, &mut scratch.stored)?;
-    check_block(zfile, decompressor, block, &scratch.stored, &mut scratch.content)
+    check_block(
+        zfile,
+        decompressor,
+        block,
+        &scratch.stored,
+        &mut scratch.content,
+    )
 }
 
 impl BlockReport {
