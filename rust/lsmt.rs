@@ -130,9 +130,9 @@ impl Layer {
     /// blocks of the device: first sector and number of sectors.
     fn extent(&self) -> (Sectors, Sectors) {
         let block = self.block();
-        let start = self.offset / block * block;
         let end = self.offset.saturating_add(self.length.div_ceil(SECTOR));
-        let end = end.div_ceil(block).saturating_mul(block);
+        let start = self.offset.saturating_sub(self.offset % block);
+        let end = end.checked_next_multiple_of(block).unwrap_or(end);
         (start, end.saturating_sub(start))
     }
 

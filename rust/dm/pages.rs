@@ -8,7 +8,10 @@
 
 use crate::bindings;
 use core::ptr::NonNull;
-use kernel::{alloc::AllocError, page::PAGE_SIZE};
+use kernel::{
+    alloc::AllocError,
+    page::{PAGE_SHIFT, PAGE_SIZE},
+};
 
 /// `2^order` contiguous pages.
 ///
@@ -28,10 +31,8 @@ unsafe impl Sync for Pages {}
 impl Pages {
     /// The order of the smallest buffer with `bytes` bytes.
     pub(crate) const fn order(bytes: usize) -> u32 {
-        bytes
-            .div_ceil(PAGE_SIZE)
-            .next_power_of_two()
-            .trailing_zeros()
+        let last_page = bytes.saturating_sub(1) >> PAGE_SHIFT;
+        usize::BITS - last_page.leading_zeros()
     }
 
     /// Allocates in a constructor; may sleep.
@@ -61,7 +62,7 @@ impl Pages {
 
     /// The length, in bytes.
     pub(crate) fn len(&self) -> usize {
-        PAGE_SIZE << self.order
+        PAGE_SIZE.wrapping_shl(self.order)
     }
 
     pub(super) fn as_page(&self) -> *mut bindings::page {

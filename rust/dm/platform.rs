@@ -77,11 +77,12 @@ impl<'a> File<'a> {
     /// Reads the beginning of `buf` from byte `at` of the device, and returns its
     /// length: what one window holds.
     fn read_window(&self, at: Bytes, buf: &mut [u8]) -> Result<usize> {
-        let block = u64::from(self.device.logical_block_size());
+        let block = u64::from(self.device.logical_block_size()).max(SECTOR);
         let skip = at % block;
         let first = at - skip;
         let wanted = skip.checked_add(buf.len() as u64).ok_or(EOVERFLOW)?;
-        let bytes = wanted.next_multiple_of(block).min(WINDOW.max(block));
+        let rounded = wanted.checked_next_multiple_of(block).ok_or(EOVERFLOW)?;
+        let bytes = rounded.min(WINDOW.max(block));
 
         let mut data = KVec::from_elem(0u8, bytes as usize, GFP_KERNEL)?;
         self.device.read(first / SECTOR, &mut data)?;

@@ -10,7 +10,10 @@ mod shared;
 
 pub(crate) use self::shared::Shared;
 
-use self::{read::MAX_READ, shared::Member};
+use self::{
+    read::{BlockSize, MAX_READ},
+    shared::Member,
+};
 use crate::{
     dm::{
         bio::{Mapped, MappedBio},
@@ -58,8 +61,7 @@ pub(crate) struct Zfile {
     /// The device's logical block size, less 1.
     lower_block_mask: Bytes,
     file: ZFile<Kernel>,
-    /// The logarithm of the block size.
-    block_shift: u32,
+    blocks: BlockSize,
     ignore_crc: bool,
     reserve: Arc<Reserve>,
     shared: Member,
@@ -127,7 +129,7 @@ impl Target for Zfile {
                 length: args.length,
                 start: args.offset.saturating_mul(SECTOR),
                 lower_block_mask: u64::from(lower_block).saturating_sub(1),
-                block_shift: file.block_size().trailing_zeros(),
+                blocks: BlockSize::new(file.block_size()),
                 ignore_crc: args.ignore_crc,
                 device,
                 file,

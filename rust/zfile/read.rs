@@ -43,6 +43,32 @@ const MAX_OUTPUT: Bytes = 1024 * 1024;
 /// The least output that is worth waking another CPU for, in bytes.
 const MIN_PART: Bytes = 32 * 1024;
 
+/// The unit of compression, a power of two: turns bytes of the original file into
+/// blocks and back.
+#[derive(Clone, Copy)]
+pub(super) struct BlockSize {
+    shift: u32,
+}
+
+impl BlockSize {
+    /// `bytes` is a power of two.
+    pub(super) fn new(bytes: u32) -> Self {
+        Self {
+            shift: bytes.trailing_zeros(),
+        }
+    }
+
+    /// The block that holds byte `offset`.
+    fn containing(self, offset: Bytes) -> u64 {
+        offset.wrapping_shr(self.shift)
+    }
+
+    /// The first byte of `block`; no overflow for blocks of a file.
+    fn start(self, block: u64) -> Bytes {
+        block.wrapping_shl(self.shift)
+    }
+}
+
 /// One read: what it brings, and what its bio wants of that.
 pub(crate) struct Job {
     /// The blocks that it brings.
@@ -67,10 +93,10 @@ enum Fault {
 
 impl Zfile {
     /// The blocks that hold `wanted`, a range of bytes of the original file.
-    fn blocks(&self, wanted: &Range<Bytes>) -> Range<u64> {
-        let shift = self.block_shift;
-        let last = wanted.end.saturating_sub(1) >> shift;
-        wanted.start >> shift..last.saturating_add(1).min(self.file.block_count())
+    fn blocks_of(&self, wanted: &Range<Bytes>) -> Range<u64> {
+        let last = self.blocks.containing(wanted.end.saturating_sub(1));
+        let end = last.saturating_add(1).min(self.file.block_count());
+        self.blocks.containing(wanted.start)..end
     }
 
     /// What has to be read of the device below for `blocks`, in bytes from its
@@ -111,7 +137,7 @@ impl Zfile {
 
     /// What of the original file `blocks` hold, up to the sector's end.
     fn content(&self, blocks: &Range<u64>) -> Range<Bytes> {
-        blocks.start << self.block_shift..blocks.end << self.block_shift
+        self.blocks.start(blocks.start)..self.blocks.start(blocks.end)
     }
 
     /// Maps a read.
@@ -119,7 +145,7 @@ impl Zfile {
         let start = bio.sector().saturating_mul(SECTOR);
         let len = u64::from(bio.sectors()).saturating_mul(SECTOR);
         let mut wanted = start..start.saturating_add(len.min(MAX_OUTPUT));
-        let blocks = self.blocks(&wanted);
+        let blocks = self.blocks_of(&wanted);
         if blocks.is_empty() {
             return bio.kill();
         }
@@ -160,7 +186,7 @@ impl Zfile {
     /// Into how many parts the work on `blocks` is worth splitting.
     fn part_count(&self, blocks: &Range<u64>) -> usize {
         let count = blocks.end.saturating_sub(blocks.start);
-        let worth = (count << self.block_shift) / MIN_PART;
+        let worth = self.blocks.start(count) / MIN_PART;
         let most = MAX_PARTS.min(online_cpus());
         worth.min(count).clamp(1, most as u64) as usize
     }
@@ -208,7 +234,7 @@ impl Zfile {
 
     /// The part of `block` that is wanted, in bytes from the block's beginning.
     fn wanted_part(&self, block: u64, wanted: &Range<Bytes>) -> Range<usize> {
-        let start = block << self.block_shift;
+        let start = self.blocks.start(block);
         let size = u64::from(self.file.block_size());
         let from = wanted.start.saturating_sub(start).min(size);
         let to = wanted.end.saturating_sub(start).min(size);
