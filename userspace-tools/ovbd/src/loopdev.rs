@@ -339,15 +339,6 @@ fn find(wanted: impl Fn(&LoopDevice) -> bool) -> Option<LoopDevice> {
     })
 }
 
-/// A loop device on which `file` of `length` bytes lies already, to be named in a table.
-pub fn existing(file: FileId, length: u64) -> Option<LoopDevice> {
-    let binding = Binding {
-        direct_io: true,
-        sector_blocks: false,
-    };
-    find(|device| device.serves(file, length, binding))
-}
-
 /// A loop device as sysfs describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {

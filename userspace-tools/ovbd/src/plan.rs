@@ -33,6 +33,9 @@ pub enum PlanError {
     /// There are more layers than lsmt takes, or none.
     #[error("{0} layers: an image has 1 to {LAYERS_MAX}")]
     Layers(usize),
+    /// There is not one device a layer.
+    #[error("{0} devices for {1} layers: name one for each layer, bottom first")]
+    Devices(usize, usize),
     /// The layer begins in the middle of a sector.
     #[error("{path}: its payload begins at byte {offset}, not at a multiple of 512", path = path.display())]
     Misaligned {
@@ -46,7 +49,10 @@ pub enum PlanError {
 impl PlanError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::Invalid
+        match self {
+            Self::Devices(..) => ExitCode::Usage,
+            Self::Layers(_) | Self::Misaligned { .. } => ExitCode::Invalid,
+        }
     }
 }
 
@@ -310,4 +316,4 @@ fn ends(blob: &Blob) -> Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

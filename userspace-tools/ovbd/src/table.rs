@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 use crate::dm::node::mapper_path;
 use crate::dm::{Name, Target};
 use crate::identity::Role;
-use crate::plan::{Form, Layer, Plan};
+use crate::plan::{Form, Layer, Plan, Storage};
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,6 +136,47 @@ pub fn devices(plan: &Plan, name: &Name, lowers: &[String]) -> Vec<Device> {
     devices
 }
 
+/// A text for each layer that stands for its block device: the path of one that is a block device,
+/// and `{FILE}` for a file, which needs one first.
+pub fn stand_ins(plan: &Plan) -> Vec<String> {
+    let stand_in = |layer: &Layer| {
+        let path = layer.path.display();
+        match layer.storage {
+            Storage::Device { .. } => path.to_string(),
+            Storage::File { .. } => format!("{{{path}}}"),
+        }
+    };
+    plan.layers.iter().map(stand_in).collect()
+}
+
+/// What has to be done with layers that are files before tables can be used: a sentence each.
+/// `named` tells whether there are names for their devices.
+pub fn needs(plan: &Plan, named: bool) -> Vec<String> {
+    let mut needs = Vec::new();
+    for layer in &plan.layers {
+        let path = layer.path.display();
+        let Storage::File { length, .. } = layer.storage else {
+            continue;
+        };
+        if layer.end() > length / SECTOR * SECTOR {
+            let padded = length.next_multiple_of(SECTOR);
+            needs.push(format!(
+                "{path}: has {length} bytes, and a device has whole sectors: pad a copy of it with \
+                 zeros to {padded} bytes"
+            ));
+        }
+    }
+    let is_file = |layer: &Layer| matches!(layer.storage, Storage::File { .. });
+    if !named && plan.layers.iter().any(is_file) {
+        needs.push(
+            "{FILE} stands for a block device with that file on it: `losetup --read-only \
+             --direct-io=on --find --show FILE` makes one; --devices names them"
+                .to_owned(),
+        );
+    }
+    needs
+}
+
 /// `NAME: TABLE` a line, as `dmsetup table` prints it.
 pub fn lines(devices: &[Device]) -> String {
     let lines = devices.iter().flat_map(|device| {
@@ -177,3 +218,6 @@ fn escape(text: &str) -> String {
     }
     escaped
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,92 @@
 
 //! `ovbd down`.
 
+use ovbd::dm::{Dm, Name};
+use ovbd::down::{self, Options, Report};
 use ovbd::output::Output;
-use ovbd::{Error, Result};
+use ovbd::Result;
+use serde::Serialize;
 
 /// Unmount an image and remove its devices
+///
+/// Removes /dev/mapper/NAME, and those of its layers that no other image uses; the kernel frees
+/// their loop devices. Clears up what an interrupted `ovbd up` left, too. An image that is not there
+/// is no error.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// The images to remove
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    name: Vec<Name>,
+    /// Remove all images
+    #[arg(long)]
+    all: bool,
+    /// Detach an image that is in use, and have the kernel remove it with its last user
+    #[arg(long)]
+    deferred: bool,
+}
 
-pub fn run(_args: &Args, _output: &Output) -> Result<()> {
-    Err(Error::NotBuilt("down"))
+const EXAMPLES: &str = "\
+Examples:
+  ovbd down web
+  ovbd down --all --deferred";
+
+#[derive(Serialize)]
+struct Reports {
+    images: Vec<Report>,
+}
+
+pub fn run(args: &Args, output: &Output) -> Result<()> {
+    let options = Options {
+        deferred: args.deferred,
+    };
+    let watch = |step| output.detail(step);
+    let mut images = Vec::new();
+    let mut failed = Ok(());
+    for name in names(args)? {
+        match down::down(&name, options, &watch) {
+            Ok(report) => images.push(report),
+            // The others are removed all the same.
+            Err(error) => {
+                if let Err(earlier) = std::mem::replace(&mut failed, Err(error)) {
+                    output.error(&earlier);
+                }
+            }
+        }
+    }
+    for note in images.iter().flat_map(|report| &report.notes) {
+        output.remark(note);
+    }
+    let reports = Reports { images };
+    output.answer(&reports, || reports.images.iter().map(text).collect())?;
+    failed
+}
+
+fn names(args: &Args) -> Result<Vec<Name>> {
+    if !args.all {
+        return Ok(args.name.clone());
+    }
+    let dm = Dm::open()?;
+    let names = down::images(&dm)?;
+    if names.is_empty() {
+        // There may be layers without an image.
+        down::clean(&dm, &|_| {})?;
+    }
+    names.into_iter().map(|name| Ok(Name::new(name)?)).collect()
+}
+
+fn text(report: &Report) -> String {
+    let name = &report.name;
+    if !report.existed {
+        return format!("{name}: was not set up\n");
+    }
+    let mut text = String::new();
+    for target in &report.unmounted {
+        text += &format!("{name}: unmounted from {}\n", target.display());
+    }
+    let what = match report.deferred {
+        true => "in use; it will be removed with its last user",
+        false => "removed",
+    };
+    text + &format!("{name}: {what}\n")
 }

@@ -2,12 +2,15 @@
 
 //! `ovbd completions` and `ovbd man`: what packaging generates from the command line itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use ovbd::output::Output;
 use ovbd::{Error, Result};
+
+/// The section of the manual: commands of the administrator.
+const SECTION: &str = "8";
 
 /// Print the completion script for a shell
 #[derive(clap::Args)]
@@ -34,6 +37,23 @@ pub fn completions(args: &CompletionsArgs, output: &Output) -> Result<()> {
 
 /// Writes `ovbd.8` and one `ovbd-COMMAND.8` for each command.
 pub fn man(args: &ManArgs, _output: &Output) -> Result<()> {
-    clap_mangen::generate_to(super::Cli::command(), &args.dir)
-        .map_err(|e| Error::io("write the man pages", &args.dir, e))
+    // Otherwise each command would be called by its last word.
+    let mut command = super::Cli::command().disable_help_subcommand(true);
+    command.build();
+    page(&command, "ovbd", &args.dir)?;
+    for sub in command.get_subcommands() {
+        page(sub, &format!("ovbd-{}", sub.get_name()), &args.dir)?;
+    }
+    Ok(())
+}
+
+fn page(command: &clap::Command, title: &str, dir: &Path) -> Result<()> {
+    let path = dir.join(format!("{title}.{SECTION}"));
+    let page = clap_mangen::Man::new(command.clone())
+        .title(title)
+        .section(SECTION);
+    let mut text = Vec::new();
+    page.render(&mut text)
+        .and_then(|()| std::fs::write(&path, text))
+        .map_err(|e| Error::io("write", &path, e))
 }

@@ -43,6 +43,9 @@ struct Global {
     /// Print no progress and no remarks, only the answer and errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Print every step that is taken on the host
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
 }
 
 const AFTER_HELP: &str = "\
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
     let output = Output {
         json: cli.global.json,
         quiet: cli.global.quiet,
+        verbose: cli.global.verbose,
     };
     match cli.command.run(&output) {
         Ok(()) => ExitCode::SUCCESS,

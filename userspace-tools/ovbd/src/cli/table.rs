@@ -2,13 +2,72 @@
 
 //! `ovbd table`.
 
+use ovbd::dm::Name;
 use ovbd::output::Output;
-use ovbd::{Error, Result};
+use ovbd::plan::{Plan, PlanError};
+use ovbd::table::{self, Device};
+use ovbd::Result;
+use serde::Serialize;
+
+use super::up::ImageArgs;
 
 /// Print the device-mapper tables of an image, touching nothing
+///
+/// Prints the devices in the order in which they have to be made, the image last. Where a layer is a
+/// file, {FILE} stands for the block device that it will be on; --devices names those instead, for
+/// example the virtio disks of the guest that the tables are meant for. All tables are read-only.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    image: ImageArgs,
+    /// The name of the image's device
+    #[arg(short, long, default_value = "image")]
+    name: Name,
+    /// Print one line for `dmsetup create --concise`
+    #[arg(long)]
+    concise: bool,
+    /// The block devices that the layers are on, bottom first, separated by commas
+    #[arg(short, long, value_name = "DEVICE,…", value_delimiter = ',')]
+    devices: Vec<String>,
+}
 
-pub fn run(_args: &Args, _output: &Output) -> Result<()> {
-    Err(Error::NotBuilt("table"))
+const EXAMPLES: &str = "\
+Examples:
+  ovbd table config.v1.json
+  ovbd table layer0.tar layer1.tar --devices /dev/vdb,/dev/vdc
+  ovbd table /dev/vdb /dev/vdc --name root --concise > tables
+  dmsetup create --concise \"$(cat tables)\"";
+
+#[derive(Serialize)]
+struct Report {
+    devices: Vec<Device>,
+    /// What has to be done before they can be used.
+    needs: Vec<String>,
+}
+
+pub fn run(args: &Args, output: &Output) -> Result<()> {
+    let plan = Plan::new(&args.image.config()?, args.image.settings())?;
+    let named = !args.devices.is_empty();
+    let lowers = match named {
+        true if args.devices.len() == plan.layers.len() => args.devices.clone(),
+        true => return Err(PlanError::Devices(args.devices.len(), plan.layers.len()).into()),
+        false => table::stand_ins(&plan),
+    };
+    for note in &plan.notes {
+        output.remark(note);
+    }
+    let report = Report {
+        devices: table::devices(&plan, &args.name, &lowers),
+        needs: table::needs(&plan, named),
+    };
+    for need in &report.needs {
+        output.remark(need);
+    }
+    let form = if args.concise {
+        table::concise
+    } else {
+        table::lines
+    };
+    output.answer(&report, || form(&report.devices))
 }

@@ -1,14 +1,172 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! `ovbd up`.
+//! `ovbd up`, and the arguments that name an image.
 
+use std::path::PathBuf;
+
+use ovbd::config::ImageConfig;
+use ovbd::dm::Name;
+use ovbd::image::size::Human;
+use ovbd::mount;
 use ovbd::output::Output;
-use ovbd::{Error, Result};
+use ovbd::plan::Settings;
+use ovbd::up::{self, LayerReport, MountAt, Report};
+use ovbd::Result;
 
 /// Set an image up as a block device, and mount it
+///
+/// Makes /dev/mapper/NAME: a loop device for each layer file, a zfile device for each compressed
+/// layer, and an lsmt device on top. A layer that another image uses already is shared. What is set
+/// up already stays as it is, so that the command can be repeated; if it is interrupted, repeat it,
+/// or clear up with `ovbd down NAME`.
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// The name of the device
+    name: Name,
+    #[command(flatten)]
+    image: ImageArgs,
+    /// Mount the device on this folder, read-only
+    #[arg(short, long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// The file system's type [default: what the device shows: ext4, erofs, squashfs or xfs]
+    #[arg(short = 't', long, value_name = "TYPE", requires = "mount")]
+    fs_type: Option<String>,
+    /// Mount options in addition to those that are needed, separated by commas
+    #[arg(short, long, value_name = "OPTIONS", requires = "mount")]
+    options: Option<String>,
+}
 
-pub fn run(_args: &Args, _output: &Output) -> Result<()> {
-    Err(Error::NotBuilt("up"))
+const EXAMPLES: &str = "\
+Examples:
+  ovbd up web config.v1.json --mount /mnt/web
+  ovbd up base layer0.tar layer1.tar layer2.tar
+  ovbd up web config.v1.json --mount /mnt/web -o nosuid,nodev
+
+A file system whose journal was not replayed is mounted so that it stays that way (ext4: noload);
+the command says so. udev makes no by-uuid links for these devices: images from one base have the
+same file-system UUID.";
+
+/// An image: a configuration, or layers.
+#[derive(clap::Args)]
+pub struct ImageArgs {
+    /// The configuration of an image (its name ends in .json), or its layers, bottom first: files or
+    /// block devices, in a tar or not, compressed or not
+    #[arg(required = true, value_name = "CONFIG.json|LAYER")]
+    pub input: Vec<PathBuf>,
+    /// Do not check the CRCs of compressed blocks
+    #[arg(long)]
+    ignore_crc: bool,
+}
+
+impl ImageArgs {
+    /// The arguments in the library's terms.
+    pub fn config(&self) -> Result<ImageConfig> {
+        ImageConfig::from_arguments(&self.input)
+    }
+
+    pub fn settings(&self) -> Settings {
+        Settings {
+            ignore_crc: self.ignore_crc,
+        }
+    }
+}
+
+pub fn run(args: &Args, output: &Output) -> Result<()> {
+    let config = args.image.config()?;
+    let options = mount::Options {
+        fs_type: args.fs_type.clone(),
+        options: args.options.clone(),
+    };
+    let mount_at = args.mount.clone().map(|target| MountAt { target, options });
+    let watch = |step| output.detail(step);
+    let settings = args.image.settings();
+    let report = up::configured(&config, settings, &args.name, mount_at.as_ref(), &watch)?;
+    for note in &report.notes {
+        output.remark(note);
+    }
+    output.answer(&report, || text(&report))
+}
+
+fn text(report: &Report) -> String {
+    let Report {
+        name,
+        device,
+        number,
+        bytes,
+        ..
+    } = report;
+    let size = Human(*bytes);
+    let already = if report.already {
+        ", was set up already"
+    } else {
+        ""
+    };
+    let mut text = format!("{name}: {} ({number}), {size}{already}\n", device.display());
+    for layer in &report.layers {
+        text += &format!("  {}\n", layer_text(layer));
+    }
+    if let Some(mount) = &report.mount {
+        let already = if mount.already {
+            ", was mounted already"
+        } else {
+            ""
+        };
+        let (target, fs_type, options) = (mount.target.display(), &mount.fs_type, &mount.options);
+        text += &format!("  mounted on {target} ({fs_type}, {options}){already}\n");
+    }
+    text
+}
+
+fn layer_text(layer: &LayerReport) -> String {
+    let mut text = format!("{} {}", layer.number, layer.path.display());
+    if layer.compressed {
+        text += ", compressed";
+    }
+    if layer.shared {
+        text += ", shared with another image";
+    }
+    match layer.direct_io {
+        Some(true) => text += ", direct I/O",
+        Some(false) => text += ", no direct I/O: its file system cannot",
+        None => {}
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_reads_well() {
+        let layer = |path: &str, compressed, shared, direct_io| LayerReport {
+            path: path.into(),
+            number: "253:0".into(),
+            compressed,
+            shared,
+            direct_io,
+        };
+        let report = Report {
+            name: "web".into(),
+            device: "/dev/mapper/web".into(),
+            number: "253:3".into(),
+            bytes: 64 << 20,
+            already: false,
+            layers: vec![
+                layer("a.zfile", true, false, Some(true)),
+                layer("b.zfile", true, true, None),
+                layer("c.lsmt", false, false, Some(false)),
+            ],
+            mount: None,
+            notes: Vec::new(),
+        };
+        let expected = "\
+web: /dev/mapper/web (253:3), 64.0 MiB
+  253:0 a.zfile, compressed, direct I/O
+  253:0 b.zfile, compressed, shared with another image
+  253:0 c.lsmt, no direct I/O: its file system cannot
+";
+        assert_eq!(text(&report), expected);
+    }
 }

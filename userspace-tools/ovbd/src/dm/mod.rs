@@ -14,6 +14,7 @@ mod wire;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::str::FromStr;
 
 use rustix::io::Errno;
 
@@ -54,6 +55,14 @@ impl Name {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::new(text)
     }
 }
 

@@ -2,6 +2,7 @@
 
 //! How answers leave the tool: text for people, or one JSON document for programs.
 
+pub mod columns;
 mod progress;
 
 use std::io::{self, Write};
@@ -23,6 +24,8 @@ pub struct Output {
     pub json: bool,
     /// No progress and no remarks.
     pub quiet: bool,
+    /// Every step.
+    pub verbose: bool,
 }
 
 #[derive(Serialize)]
@@ -71,6 +74,13 @@ impl Output {
     pub fn remark(&self, text: impl std::fmt::Display) {
         if !self.quiet {
             // Nobody to tell when even standard error is gone.
+            let _ = writeln!(io::stderr(), "ovbd: {text}");
+        }
+    }
+
+    /// Tells the person who asked for it what is being done, on standard error.
+    pub fn detail(&self, text: impl std::fmt::Display) {
+        if self.verbose {
             let _ = writeln!(io::stderr(), "ovbd: {text}");
         }
     }

@@ -1,1 +1,235 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+use std::fs;
+use std::io::Write;
+
+use overlaybd_format::zfile::Algorithm;
+
+use super::*;
+use crate::image::layer::{LayerSettings, LayerWriter};
+use crate::image::output::{BlobWriter, OutputSettings, Wrapper};
+use crate::image::zwriter::{ZSettings, ZWriter};
+
+/// Bytes of the layer that [`lsmt`] writes: header, a sector, index, trailer.
+pub(crate) const LSMT_LENGTH: usize = 4096 + 512 + 4096 + 4096;
+
+/// A layer of a disk of `sectors`, with `fill` in its first sector.
+pub(crate) fn lsmt(sectors: u64, fill: u8) -> Vec<u8> {
+    let settings = LayerSettings {
+        virtual_size: sectors * SECTOR,
+        ..LayerSettings::default()
+    };
+    let mut writer = LayerWriter::new(Vec::new(), settings).unwrap();
+    writer.data(0, &[fill; 512]).unwrap();
+    writer.finish().unwrap().0
+}
+
+/// The same, compressed.
+pub(crate) fn compressed(folder: &Path, name: &str, content: &[u8], wrapper: Wrapper) -> PathBuf {
+    let path = folder.join(name);
+    let settings = ZSettings {
+        algorithm: Algorithm::Lz4,
+        block_size: 4096,
+        checksums: true,
+        overwrite_header: false,
+    };
+    let output = OutputSettings {
+        path: path.clone(),
+        replace: true,
+        wrapper,
+    };
+    let mut writer = ZWriter::new(BlobWriter::create(&output).unwrap(), settings).unwrap();
+    writer.write_all(content).unwrap();
+    writer.finish().unwrap().0.finish().unwrap();
+    path
+}
+
+pub(crate) fn zfile(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
+    compressed(folder, name, content, Wrapper::None)
+}
+
+pub(crate) fn plain(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, content).unwrap();
+    path
+}
+
+pub(crate) fn plan(files: &[&Path]) -> Result<Plan> {
+    let config = ImageConfig::of_files(files.iter().map(|&file| file.to_owned()));
+    Plan::new(&config, Settings::default())
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+#[test]
+fn the_topmost_size_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let lower = plain(folder.path(), "a", &lsmt(64, 1));
+    let upper = zfile(folder.path(), "b", &lsmt(16, 2));
+    let plan = plan(&[&lower, &upper]).unwrap();
+    assert_eq!(plan.sectors, 16);
+    assert_eq!(plan.notes, [""; 0]);
+    let [lower, upper] = &plan.layers[..] else {
+        panic!("{:?}", plan.layers);
+    };
+    assert_eq!((lower.form, lower.offset), (Form::Lsmt, 0));
+    assert_eq!(lower.length, LSMT_LENGTH as u64);
+    let original = LSMT_LENGTH as u64;
+    assert_eq!(
+        upper.form,
+        Form::Zfile {
+            original,
+            ignore_crc: false
+        }
+    );
+    assert_eq!(upper.end(), fs::metadata(&upper.path).unwrap().len());
+    assert_eq!(plan.targets(), ["zfile", "lsmt"]);
+}
+
+#[test]
+fn a_file_is_a_layer_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |content: &[u8]| plain(folder.path(), "x", content);
+    let mut cut = lsmt(16, 1);
+    cut.truncate(LSMT_LENGTH - 1);
+    for content in [&b""[..], b"text", &cut] {
+        let error = plan(&[&file(content)]).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Invalid, "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with(&*folder.path().to_string_lossy()),
+            "{error}"
+        );
+    }
+    // A ZFile of something else.
+    let text = zfile(folder.path(), "t", &[b'x'; 10000]);
+    assert_eq!(plan(&[&text]).unwrap_err().exit_code(), ExitCode::Invalid);
+    let missing = plan(&[&folder.path().join("none")]).unwrap_err();
+    assert_eq!(missing.exit_code(), ExitCode::NotFound);
+    // No layer says how large the disk is.
+    assert_eq!(
+        plan(&[&file(&lsmt(0, 1))]).unwrap_err().exit_code(),
+        ExitCode::Invalid
+    );
+}
+
+#[test]
+fn layers_are_1_to_255() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = plain(folder.path(), "a", &lsmt(16, 1));
+    assert_eq!(plan(&vec![&*file; 255]).unwrap().layers.len(), 255);
+    for count in [0, 256] {
+        let error = plan(&vec![&*file; count]).unwrap_err();
+        assert!(
+            error.to_string().starts_with(&format!("{count} layers")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn layers_that_were_not_made_for_each_other_are_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let uuid = |text| Uuid::parse(text);
+    let file = |name, uuid, parent_uuid| {
+        let settings = LayerSettings {
+            virtual_size: 8192,
+            uuid,
+            parent_uuid,
+            tag: Vec::new(),
+        };
+        let layer = LayerWriter::new(Vec::new(), settings)
+            .unwrap()
+            .finish()
+            .unwrap()
+            .0;
+        plain(folder.path(), name, &layer)
+    };
+    let one = uuid("6F1B2C3D-0000-4000-8000-000000000001");
+    let two = uuid("6F1B2C3D-0000-4000-8000-000000000002");
+    let lower = file("lower", one, None);
+    let right = file("right", two, one);
+    let wrong = file("wrong", two, two);
+    assert_eq!(plan(&[&lower, &right]).unwrap().notes, [""; 0]);
+    let notes = plan(&[&lower, &wrong]).unwrap().notes;
+    let expected = format!(
+        "{}: was made for another layer than the one below it",
+        wrong.display()
+    );
+    assert_eq!(notes, [expected]);
+}
+
+#[test]
+fn an_image_is_its_name_layers_and_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let a = zfile(folder.path(), "a", &lsmt(16, 1));
+    let b = zfile(folder.path(), "b", &lsmt(16, 2));
+    let uuid = plan(&[&a, &b]).unwrap().uuid(&name("web"));
+    assert!(uuid.starts_with("OVBD-I-"));
+    assert_eq!(plan(&[&a, &b]).unwrap().uuid(&name("web")), uuid);
+    assert_ne!(plan(&[&a, &b]).unwrap().uuid(&name("api")), uuid);
+    assert_ne!(plan(&[&b, &a]).unwrap().uuid(&name("web")), uuid);
+    assert_ne!(plan(&[&a]).unwrap().uuid(&name("web")), uuid);
+    let config = ImageConfig::of_files([a, b]);
+    let unchecked = Plan::new(&config, Settings { ignore_crc: true }).unwrap();
+    assert_ne!(unchecked.uuid(&name("web")), uuid);
+    for (layer, checked) in unchecked.layers.iter().zip(plan_layers(&config)) {
+        assert_ne!(layer.identity(), checked.identity());
+    }
+}
+
+fn plan_layers(config: &ImageConfig) -> Vec<Layer> {
+    Plan::new(config, Settings::default()).unwrap().layers
+}
+
+#[test]
+fn a_layer_is_its_file_unless_its_digest_is_known() {
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let folder = tempfile::tempdir().unwrap();
+    let content = lsmt(16, 1);
+    let one = zfile(folder.path(), "one", &content);
+    let copy = zfile(folder.path(), "copy", &content);
+    let other = zfile(folder.path(), "other", &lsmt(16, 2));
+    let link = folder.path().join("link");
+    fs::hard_link(&one, &link).unwrap();
+    let identity = |path: &Path, digest: Option<&str>| {
+        let mut config = ImageConfig::of_files([path.to_owned()]);
+        config.layers[0].digest = digest.map(|digest| digest.parse().unwrap());
+        plan_layers(&config)[0].identity()
+    };
+    assert_eq!(identity(&one, None), identity(&link, None));
+    assert_ne!(identity(&one, None), identity(&copy, None));
+    assert_eq!(identity(&one, Some(DIGEST)), identity(&copy, Some(DIGEST)));
+    assert_ne!(identity(&one, Some(DIGEST)), identity(&one, None));
+    // Another file with the same digest: somebody errs, and must not get the first one's bytes.
+    assert_ne!(identity(&one, Some(DIGEST)), identity(&other, Some(DIGEST)));
+}
+
+#[test]
+fn a_file_that_is_rewritten_in_place_is_another_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = zfile(folder.path(), "a", &lsmt(16, 1));
+    let before = plan(&[&file]).unwrap();
+    let inode = fs::metadata(&file).unwrap().ino();
+    let other = zfile(folder.path(), "other", &lsmt(16, 2));
+    fs::write(&file, fs::read(other).unwrap()).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().ino(), inode);
+    let after = plan(&[&file]).unwrap();
+    assert_eq!(before.layers[0].length, after.layers[0].length);
+    assert_ne!(before.layers[0].identity(), after.layers[0].identity());
+    assert_ne!(
+        before.layers[0].joined_identity(512),
+        after.layers[0].joined_identity(512)
+    );
+}
+
+#[test]
+fn a_joined_device_knows_its_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan(&[&zfile(folder.path(), "a", &lsmt(16, 1))]).unwrap();
+    let layer = &plan.layers[0];
+    assert_ne!(layer.joined_identity(512), layer.joined_identity(4096));
+}

@@ -31,13 +31,14 @@ use std::path::PathBuf;
 use overlaybd_format::SECTOR;
 use serde::Serialize;
 
+use crate::config::{write_result, ImageConfig};
 use crate::dm::udev::Udev;
 use crate::dm::{node, DevNo, Dm, Info, Name};
 use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
 use crate::mount;
-use crate::plan::Plan;
+use crate::plan::{Plan, Settings};
 use crate::step::{Step, Watch};
 use crate::{table, Error, Result};
 use builder::Builder;
@@ -135,6 +136,22 @@ pub struct MountReport {
     pub already: bool,
 }
 
+/// Opens the layers of a configuration, sets the image up with [`up`], and writes the result to the
+/// configuration's `resultFile`, if it has one.
+pub fn configured(
+    config: &ImageConfig,
+    settings: Settings,
+    name: &Name,
+    mount_at: Option<&MountAt>,
+    watch: Watch<'_>,
+) -> Result<Report> {
+    let result = Plan::new(config, settings).and_then(|plan| up(&plan, name, mount_at, watch));
+    if let Some(file) = &config.result_file {
+        write_result(file, &result)?;
+    }
+    result
+}
+
 /// Sets an image up as device `name`, and mounts it if `mount_at` says where. If that image has that
 /// name already, it stays as it is. `watch` learns of every step.
 ///
@@ -175,7 +192,11 @@ fn compose(dm: &Dm, plan: &Plan, name: &Name, watch: Watch<'_>) -> Result<Report
     let udev = Udev::begin();
     let built = build(dm, &udev, plan, name, watch);
     let settled = udev.settle();
-    let Built { info, already, layers } = built?;
+    let Built {
+        info,
+        already,
+        layers,
+    } = built?;
 
     let mut notes = plan.notes.clone();
     if !settled {
@@ -205,7 +226,11 @@ fn build(dm: &Dm, udev: &Udev, plan: &Plan, name: &Name, watch: Watch<'_>) -> Re
     let mut builder = Builder::new(dm, udev, watch);
     let uuid = plan.uuid(name);
     if let Some(info) = builder.live_image(name, &uuid)? {
-        return Ok(Built { info, already: true, layers: Vec::new() });
+        return Ok(Built {
+            info,
+            already: true,
+            layers: Vec::new(),
+        });
     }
     let mut layers = Vec::with_capacity(plan.layers.len());
     for layer in &plan.layers {
@@ -214,14 +239,20 @@ fn build(dm: &Dm, udev: &Udev, plan: &Plan, name: &Name, watch: Watch<'_>) -> Re
     let devices: Vec<String> = layers.iter().map(|layer| layer.number.clone()).collect();
     let table = table::lsmt(plan, &devices);
     let (info, already) = builder.image(name, &uuid, table)?;
-    Ok(Built { info, already, layers })
+    Ok(Built {
+        info,
+        already,
+        layers,
+    })
 }
 
 fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()> {
     let device = &report.device;
     let open = |e| Error::io("open", device, e);
     let file = File::open(device).map_err(open)?;
-    let dev = rustix::fs::fstat(&file).map_err(|e| open(e.into()))?.st_rdev;
+    let dev = rustix::fs::fstat(&file)
+        .map_err(|e| open(e.into()))?
+        .st_rdev;
     let mounted = mount::mount(device, &file, dev, &at.target, &at.options)?;
     if !mounted.already {
         watch(Step::Mounted(at.target.clone()));
