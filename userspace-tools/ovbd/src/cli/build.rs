@@ -8,14 +8,17 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use ovbd::image::build::{self, Base, BuiltLayer, LayerPlan, Target};
 use ovbd::image::mkfs::{self, FsSettings, FsType};
+use ovbd::image::recipe::Recipe;
 use ovbd::image::size::{self, Human};
 use ovbd::image::source::{FileSource, Source};
+use ovbd::image::ImageError;
 use ovbd::output::Output;
 use ovbd::Result;
 use overlaybd_format::lsmt::Uuid;
 use serde::Serialize;
 
 use super::compress::{written_text, zfile_text, TargetArgs, WrittenReport, ZfileReport};
+use super::inspect::{is_configuration, layer_files};
 
 /// Make a layer of a disk image or a folder, or of its difference to a base
 ///
@@ -49,9 +52,14 @@ pub struct Args {
         allow_negative_numbers = true
     )]
     timestamp: Option<i64>,
-    /// What the layer is to lie on: an image's layers, bottom first, or one raw disk image
+    /// What the layer is to lie on: the configuration (.json) of an image, its layers, bottom
+    /// first, or one raw disk image
     #[arg(long, value_name = "FILE", num_args = 1..)]
     base: Vec<PathBuf>,
+    /// Write the configuration of the image that base and layer make. It may be the base itself,
+    /// which then grows by the layer
+    #[arg(long, value_name = "JSON")]
+    config: Option<PathBuf>,
     /// Size of the disk: bytes, or with K, M, G, T [default: that of the image; for a folder what
     /// its content needs and some room]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -74,8 +82,8 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  ovbd build --from-dir rootfs -o base.tar --tar -a zstd
-  ovbd build --raw changed.img --base base.tar -o layer1.tar --tar -a zstd
+  ovbd build --from-dir rootfs -o base.tar --tar -a zstd --config config.v1.json
+  ovbd build --raw changed.img --base config.v1.json -o l1.tar --tar --config config.v1.json
   ovbd build --raw disk.img -o disk.lsmt -a none";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -97,8 +105,9 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let new = args.new_disk()?;
     let base = match &args.base[..] {
         [] => None,
-        files => Some(Base::open(files)?),
+        files => Some(Base::open(&layer_files(files, output)?)?),
     };
+    let recipe = args.recipe(base.as_ref())?;
     let plan = LayerPlan {
         virtual_size: args.virtual_size,
         uuid: args.uuid,
@@ -110,10 +119,31 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let result = build::build_layer(&*new, base.as_ref(), &plan, &target, &progress);
     progress.finish();
     let built = result?;
+    if let Some(recipe) = recipe {
+        recipe.finish(&built.written)?;
+    }
     output.answer(&Report::new(&built, &target), || text(&built, &target))
 }
 
 impl Args {
+    /// The configuration to write. Looked into before the work, so that it does not fail after it.
+    fn recipe(&self, base: Option<&Base>) -> Result<Option<Recipe>> {
+        let Some(config) = &self.config else {
+            return Ok(None);
+        };
+        let force = self.target.file.force;
+        match &self.base[..] {
+            [one] if is_configuration(&self.base) => Recipe::of_config(config, one, force),
+            layers if base.is_none_or(Base::is_image) => Recipe::of_layers(config, layers, force),
+            _ => Err(ImageError::Argument(
+                "--config: a raw disk image cannot be a layer of an image; build one of it first"
+                    .to_owned(),
+            )
+            .into()),
+        }
+        .map(Some)
+    }
+
     fn new_disk(&self) -> Result<Arc<FileSource>> {
         let source = match (&self.raw, &self.from_dir) {
             (Some(image), _) => FileSource::open(image)?,
@@ -123,7 +153,9 @@ impl Args {
                 FileSource::new(image, folder.clone())?
             }
             // The argument parser demands one of them.
-            (None, None) => return Err(ovbd::Error::NotBuilt("build")),
+            (None, None) => {
+                return Err(ImageError::Argument("neither --raw nor --from-dir".to_owned()).into())
+            }
         };
         Ok(Arc::new(source))
     }

@@ -7,6 +7,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use overlaybd_format::lsmt::{Layer, Uuid};
 use overlaybd_format::SECTOR;
@@ -79,6 +80,7 @@ pub struct BuiltLayer {
 pub struct Base {
     disk: SharedSource,
     top: Option<Uuid>,
+    is_image: bool,
 }
 
 impl Base {
@@ -92,6 +94,7 @@ impl Base {
                 Ok(Self {
                     disk: blob.content(),
                     top: None,
+                    is_image: false,
                 })
             };
         }
@@ -102,9 +105,15 @@ impl Base {
     pub fn of_stack(stack: Stack) -> Result<Self> {
         let top = stack.layers().last().and_then(Layer::uuid);
         Ok(Self {
-            disk: std::sync::Arc::new(stack.into_disk()),
+            disk: Arc::new(stack.into_disk()),
             top,
+            is_image: true,
         })
+    }
+
+    /// Layers, as opposed to a raw disk.
+    pub fn is_image(&self) -> bool {
+        self.is_image
     }
 }
 
@@ -199,7 +208,7 @@ pub struct Compressed {
 pub fn compressible(file: &Path) -> Result<SharedSource> {
     let blob = Blob::open(file)?;
     Ok(match blob.shape() {
-        Shape::Plain(_) => std::sync::Arc::clone(blob.stored()),
+        Shape::Plain(_) => Arc::clone(blob.stored()),
         Shape::Zfile(_) | Shape::Lsmt => blob.content(),
     })
 }

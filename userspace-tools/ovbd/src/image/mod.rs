@@ -9,7 +9,7 @@
 //! | [`codec`], [`digest`] | compressing blocks; checksums of blobs |
 //! | [`atomic`], [`output`] | files that appear complete; the tar wrapper |
 //! | [`zwriter`], [`layer`] | writing ZFiles and LSMT layers |
-//! | [`changes`], [`mkfs`], [`build`] | making layers of disks and folders |
+//! | [`changes`], [`mkfs`], [`build`], [`recipe`] | making layers of disks and folders, and images of them |
 //! | [`verify`], [`extract`] | checking files, unpacking them |
 //! | [`inspect`], [`picture`] | showing what is in files |
 
@@ -27,6 +27,7 @@ pub mod layer;
 pub mod mkfs;
 pub mod output;
 pub mod picture;
+pub mod recipe;
 pub mod size;
 pub mod source;
 pub mod stack;
