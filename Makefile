@@ -78,3 +78,25 @@ vm-shell: ## a root shell in the guest, module and tool inside
 	@test-vm/build-module >/dev/null
 	@$(MAKE) static
 	@test-vm/vm-shell
+
+##@ Testing
+.PHONY: test unit-test vm-test lint
+test: ## every test there is; ends with the line "N passed, N failed"
+	@$(QUIET_SETUP)
+	@test-vm/build-module
+	@$(MAKE) static
+	@test-vm/test
+
+unit-test: ## tests that need no kernel
+	@$(QUIET_SETUP)
+	@test-vm/unit-test
+
+vm-test: ## tests of the module in a guest; T=NAME for some of them
+	@$(QUIET_SETUP)
+	@test-vm/build-module >/dev/null
+	@$(MAKE) static
+	@test-vm/vm-test $(T)
+
+lint: ## formatting, clippy, shellcheck, where unsafe is
+	@$(QUIET_SETUP)
+	@test-vm/lint

@@ -17,3 +17,5 @@
 . "$VM_DIR/lib/vm.sh"
 # shellcheck source=lib/disks.sh
 . "$VM_DIR/lib/disks.sh"
+# shellcheck source=lib/demo.sh
+. "$VM_DIR/lib/demo.sh"

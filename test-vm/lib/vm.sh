@@ -165,5 +165,6 @@ vm_products() {
   vm_module "${OVBD_MODULE:-$OVBD_CACHE/module/$(kernel_release)/dm-overlaybd.ko}"
   for program in ovbd "$@"; do
     vm_add "$STATIC_BIN/$program" "/opt/$program"
+    in_root --bind "$VM_TREE/opt:/mnt" strip "/mnt/$program"
   done
 }

@@ -9,6 +9,7 @@
 
 mod cases;
 mod ctx;
+mod demo;
 mod golden;
 mod harness;
 mod read;
@@ -23,6 +24,7 @@ use anyhow::Result;
 const USAGE: &str = "\
 Usage: guest-tests run [PATTERN]...      run the tests whose names hold a PATTERN, or all
        guest-tests list [PATTERN]...     print their names
+       guest-tests demo CONFIG.json      show an image
        guest-tests pack-golden DIR OUT   make a disk image of golden files
 
 A PATTERN may have * in it, and then has to match the whole name.
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run", patterns @ ..] => harness::run(cases::all(), patterns),
         ["list", patterns @ ..] => list(patterns),
+        ["demo", config] => demo::show(Path::new(config)).map(|()| ExitCode::SUCCESS),
         ["pack-golden", dir, out] => {
             golden::pack(Path::new(dir), Path::new(out)).map(|()| ExitCode::SUCCESS)
         }

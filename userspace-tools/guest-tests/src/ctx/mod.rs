@@ -133,27 +133,31 @@ impl Ctx {
         })
     }
 
-    /// Loads a read-only table of one target and makes it live.
-    pub fn load(&mut self, device: &Device, sectors: u64, kind: &str, params: &str) -> Result<()> {
-        let table = [target(sectors, kind, params)];
+    /// Loads a read-only table and makes it live, in place of the one that is live.
+    pub fn load(&mut self, device: &Device, table: &[Target]) -> Result<()> {
         let dm = self.dm()?;
-        dm.load(device.dev.0, &table)
-            .with_context(|| format!("table: 0 {sectors} {kind} {params}"))?;
+        dm.load(device.dev.0, table)
+            .with_context(|| format!("table: {table:?}"))?;
         dm.resume(device.dev.0, &Udev::begin())?;
         Ok(())
     }
 
+    /// A live device.
+    pub fn device_of(&mut self, table: &[Target]) -> Result<Device> {
+        let device = self.device()?;
+        self.load(&device, table)?;
+        Ok(device)
+    }
+
     /// A live device of one target.
     pub fn target(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Device> {
-        let device = self.device()?;
-        self.load(&device, sectors, kind, params)?;
-        Ok(device)
+        self.device_of(&[target(0, sectors, kind, params)])
     }
 
     /// Loads a table that must be refused, and says how it was.
     pub fn refused(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Refusal> {
         let device = self.device()?;
-        let table = [target(sectors, kind, params)];
+        let table = [target(0, sectors, kind, params)];
         let mut log = KernelLog::open()?;
         match self.dm()?.load(device.dev.0, &table) {
             Ok(()) => bail!("a table that must be refused was taken: 0 {sectors} {kind} {params}"),
@@ -256,10 +260,10 @@ impl Ctx {
     }
 }
 
-/// A target that is all of a table.
-fn target(sectors: u64, kind: &str, params: &str) -> Target {
+/// A line of a table: so many sectors from `start` on.
+pub fn target(start: u64, sectors: u64, kind: &str, params: &str) -> Target {
     Target {
-        start: 0,
+        start,
         length: sectors,
         kind: kind.to_owned(),
         params: params.to_owned(),

@@ -24,17 +24,18 @@ pub use kmsg::KernelLog;
 use ktap::{Ktap, Outcome};
 
 /// Long enough for any test on an emulated processor of a busy machine.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What the module's being out of tree and unsigned leaves in `/proc/sys/kernel/tainted`.
 const EXPECTED_TAINT: u64 = 1 << 12 | 1 << 13;
+
+type Body = Box<dyn FnOnce(&mut Ctx) -> Result<()> + Send>;
 
 /// A test.
 pub struct Case {
     /// `group.what_holds`.
     pub name: String,
-    limit: Duration,
-    run: Box<dyn FnOnce(&mut Ctx) -> Result<()> + Send>,
+    run: Body,
 }
 
 impl Case {
@@ -45,14 +46,8 @@ impl Case {
     ) -> Self {
         Self {
             name: name.into(),
-            limit: LIMIT,
             run: Box::new(run),
         }
-    }
-
-    /// The same with another time limit, for a test that has much to do.
-    pub fn limit(self, limit: Duration) -> Self {
-        Self { limit, ..self }
     }
 }
 
@@ -109,7 +104,7 @@ fn run_case(case: Case) -> Option<Outcome> {
         let _ = send.send(outcome);
     };
     match thread::Builder::new().spawn(body) {
-        Ok(_) => receive.recv_timeout(case.limit).ok(),
+        Ok(_) => receive.recv_timeout(LIMIT).ok(),
         Err(error) => Some(Outcome::Failed(vec![format!("no thread: {error}")])),
     }
 }
