@@ -19,8 +19,7 @@
 //! | [`tar`] | the tar wrapper that registries hold |
 //! | [`zfile`] | the seekable compressed file; [`jump`]: its table of block offsets |
 //! | [`lsmt`] | one layer of a block device: header, trailer, index |
-//! | [`merge`] | a stack of layers as one sequence of extents |
-//! | [`map`] | that sequence in memory, with a lookup of a few dozen nanoseconds |
+//! | [`map`] | a stack of layers merged, with a lookup of a few dozen nanoseconds |
 //! | [`table`], [`status`] | the words of the two device-mapper targets |
 //!
 //! A compressed layer is opened as [`zfile::ZFile`], what it decompresses to as
@@ -44,7 +43,6 @@ pub mod error;
 pub mod jump;
 pub mod lsmt;
 pub mod map;
-pub mod merge;
 pub mod platform;
 pub mod rule;
 pub mod status;
@@ -53,7 +51,8 @@ pub mod tar;
 pub mod zfile;
 
 mod fields;
-mod heap;
+mod merge;
+mod tournament;
 
 pub use self::error::{Error, Invalid};
 pub use self::platform::{Element, OutOfMemory, Platform, ReadAt};

@@ -16,15 +16,16 @@
 //! a segment.
 
 use core::convert::Infallible;
-use core::iter;
-use core::slice;
+use core::{iter, slice};
 
-use super::lsmt::Entry;
-use super::merge::{check_layers, check_size, Coalesce, Extent, Merge, Single, Sweep};
-use super::platform::OutOfMemory;
-use super::{Error, Platform, Sectors};
+use super::lsmt::{Entry, MAX_SECTORS};
+use super::merge::{self, Merge, Place, Single, Sweep};
+use super::{Bytes, Error, Invalid, OutOfMemory, Platform, Rule, Sectors, SECTOR};
 
-pub use super::merge::{virtual_size, Target, MAX_LAYERS};
+pub use super::merge::Target;
+
+/// The most layers in a stack.
+pub const MAX_LAYERS: usize = merge::MAX_LAYERS;
 
 /// Longest segment: a multiple of 1 MiB, so that cutting a long extent keeps the
 /// alignment of what follows.
@@ -45,6 +46,46 @@ pub struct Segment {
     pub target: Target,
 }
 
+/// A segment and where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First sector of the disk.
+    pub start: Sectors,
+    /// Number of sectors, at least 1.
+    pub len: Sectors,
+    /// What the first sector holds.
+    pub target: Target,
+}
+
+/// Size of the disk that a stack makes, in sectors, from the virtual sizes of its
+/// layers in bytes, bottom first.
+///
+/// The topmost layer with a size decides; a size that is no multiple of a sector
+/// is rounded up.
+pub fn virtual_size(layers: impl Iterator<Item = Bytes>) -> Result<Sectors, Invalid> {
+    let size = layers.filter(|&size| size != 0).last().unwrap_or(0);
+    check_size(size.div_ceil(SECTOR))
+}
+
+/// Refuses a size of 0 and one beyond the format's address space.
+fn check_size(size: Sectors) -> Result<Sectors, Invalid> {
+    let rule = match size {
+        0 => Rule::VirtualSizeZero,
+        1..=MAX_SECTORS => return Ok(size),
+        _ => Rule::VirtualSizeLimit,
+    };
+    Err(Invalid::new(rule, 0, size, MAX_SECTORS))
+}
+
+/// Refuses no layers, and more than [`MAX_LAYERS`].
+fn check_layers(count: usize) -> Result<(), Invalid> {
+    if (1..=MAX_LAYERS).contains(&count) {
+        return Ok(());
+    }
+    let (found, most) = (count as u64, MAX_LAYERS as u64);
+    Err(Invalid::new(Rule::LayerCount, 0, found, most))
+}
+
 /// The merged, immutable index of a stack of layers.
 ///
 /// # Invariants
@@ -57,7 +98,7 @@ pub struct Segment {
 ///   first segment that begins at sector `b << shift` or later.
 pub struct Map<P: Platform> {
     keys: P::Vec<u32>,
-    values: P::Vec<Value>,
+    values: P::Vec<Place>,
     buckets: P::Vec<u32>,
     shift: u32,
     size: Sectors,
@@ -79,20 +120,21 @@ impl<P: Platform> Map<P> {
         check_layers(layers.len())?;
         check_size(size)?;
         let map = match layers {
-            [layer] => Self::assemble(Single::new(layer.as_ref(), size), size),
+            [layer] => {
+                let entries = layer.as_ref();
+                Self::assemble(Single { entries, size }, size)
+            }
             _ => Self::assemble(Merge::<P, L>::new(layers, size)?, size),
         };
         Ok(map?)
     }
 
-    /// Takes in the extents of a disk: once to count them, once to keep them.
-    fn assemble(extents: impl Sweep, size: Sectors) -> Result<Self, OutOfMemory> {
-        let mut extents = Coalesce::new(extents);
-        let count = |sum: u64, extent: Extent| sum.saturating_add(pieces(extent.len));
-        let segments = extents.by_ref().fold(0, count);
+    /// Takes in a disk: once to count its segments, once to keep them.
+    fn assemble(mut disk: impl Sweep, size: Sectors) -> Result<Self, OutOfMemory> {
+        let mut segments: u64 = 0;
+        for_each_segment(&mut disk, |_| segments = segments.wrapping_add(1));
         let mut map = Self::allocate(segments, size)?;
-        extents.restart();
-        map.fill(extents.flat_map(cut));
+        map.fill(disk);
         Ok(map)
     }
 
@@ -113,19 +155,21 @@ impl<P: Platform> Map<P> {
         })
     }
 
-    /// Stores the segments, which are as many as there is room for.
-    fn fill(&mut self, segments: impl Iterator<Item = Extent>) {
+    /// Stores the segments, as many as there is room for.
+    fn fill(&mut self, mut disk: impl Sweep) {
         let mut buckets = BucketFiller::new(&mut self.buckets, self.shift);
-        let slots = self.keys.iter_mut().zip(self.values.iter_mut());
-        for ((key, value), segment) in slots.zip(segments) {
+        let mut slots = self.keys.iter_mut().zip(self.values.iter_mut());
+        let mut data: u64 = 0;
+        for_each_segment(&mut disk, |segment| {
             buckets.add(segment.start);
-            *key = segment.start as u32;
-            *value = Value::new(segment.target);
-            if segment.target != Target::Zero {
-                self.data_segments = self.data_segments.wrapping_add(1);
+            data = data.wrapping_add(u64::from(!segment.place.is_zero()));
+            if let Some((key, value)) = slots.next() {
+                *key = segment.start as u32;
+                *value = segment.place;
             }
-        }
+        });
         buckets.finish();
+        self.data_segments = data;
         if let Some(end) = self.keys.last_mut() {
             *end = self.size as u32;
         }
@@ -146,10 +190,10 @@ impl<P: Platform> Map<P> {
         let before = self.keys.get(first..end)?.partition_point(|&k| k <= key);
         let segment = first.wrapping_add(before).checked_sub(1)?;
         let [start, next] = *self.keys.get(segment..)?.first_chunk()?;
-        let value = self.values.get(segment)?;
+        let place = *self.values.get(segment)?;
         Some(Segment {
             len: next.wrapping_sub(key).into(),
-            target: value.target(key.wrapping_sub(start)),
+            target: place.advance(key.wrapping_sub(start).into()).target(),
         })
     }
 
@@ -171,7 +215,7 @@ impl<P: Platform> Map<P> {
     /// Bytes of memory, but for the fixed-size part.
     pub fn memory(&self) -> usize {
         let keys = size_of_val::<[u32]>(&self.keys);
-        let values = size_of_val::<[Value]>(&self.values);
+        let values = size_of_val::<[Place]>(&self.values);
         let buckets = size_of_val::<[u32]>(&self.buckets);
         keys.saturating_add(values).saturating_add(buckets)
     }
@@ -182,34 +226,25 @@ impl<P: Platform> Map<P> {
         iter::from_fn(move || {
             let Segment { len, target } = self.lookup(start)?;
             let extent = Extent { start, len, target };
-            start = extent.end();
+            start = start.wrapping_add(len);
             Some(extent)
         })
     }
 }
 
-/// Number of segments that an extent of `len` sectors is cut into.
-#[inline]
-fn pieces(len: Sectors) -> u64 {
-    if len <= MAX_SEGMENT {
-        return 1;
-    }
-    len.div_ceil(MAX_SEGMENT)
-}
-
-/// Cuts an extent into segments.
-#[inline]
-fn cut(mut rest: Extent) -> impl Iterator<Item = Extent> {
-    iter::from_fn(move || {
-        let len = rest.len.min(MAX_SEGMENT);
-        let piece = Extent { len, ..rest };
-        rest = Extent {
-            start: piece.end(),
-            len: rest.len.wrapping_sub(len),
-            target: rest.target.advance(len),
-        };
-        (len != 0).then_some(piece)
-    })
+/// Hands each segment of `disk` to `take`: its extents, joined where they continue
+/// each other, and cut where they are too long.
+fn for_each_segment(disk: &mut impl Sweep, mut take: impl FnMut(merge::Extent)) {
+    disk.sweep_joined(|mut rest| {
+        while rest.len > MAX_SEGMENT {
+            let len = MAX_SEGMENT;
+            take(merge::Extent { len, ..rest });
+            rest.start = rest.start.wrapping_add(len);
+            rest.len = rest.len.wrapping_sub(len);
+            rest.place = rest.place.advance(len);
+        }
+        take(rest);
+    });
 }
 
 /// Size of a bucket that makes the table of them as fine as its memory allows.
@@ -261,39 +296,6 @@ impl<'a> BucketFiller<'a> {
     fn finish(self) {
         for bucket in self.rest {
             *bucket = self.segments;
-        }
-    }
-}
-
-/// What a segment holds, in 64 bits: 55 bits of the sector in the layer's file, 8
-/// bits of layer number, and one that says that it is zeros instead.
-#[derive(Clone, Copy, Default)]
-struct Value(u64);
-
-impl Value {
-    const LAYER_SHIFT: u32 = 55;
-    const ZERO: u64 = 1 << 63;
-
-    fn new(target: Target) -> Self {
-        match target {
-            Target::Zero => Self(Self::ZERO),
-            Target::Data { layer, sector } => {
-                let sector = sector & ((1 << Self::LAYER_SHIFT) - 1);
-                Self(sector | u64::from(layer) << Self::LAYER_SHIFT)
-            }
-        }
-    }
-
-    /// What is `delta` sectors into the segment.
-    #[inline]
-    fn target(self, delta: u32) -> Target {
-        if self.0 & Self::ZERO != 0 {
-            return Target::Zero;
-        }
-        let sector = self.0 & ((1 << Self::LAYER_SHIFT) - 1);
-        Target::Data {
-            layer: (self.0 >> Self::LAYER_SHIFT) as u8,
-            sector: sector.wrapping_add(delta.into()),
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use core::fmt;
 
-use super::super::merge::Target;
 use super::super::Sectors;
 
 /// Bytes of an entry on disk.
@@ -135,20 +134,6 @@ impl Entry {
     /// Means nothing but in layers that point into a second file.
     pub fn tag(&self) -> u8 {
         (self.data >> TAG_SHIFT) as u8
-    }
-
-    /// What is at `sector` of the disk, if the entry covers it and belongs to
-    /// `layer`.
-    #[inline]
-    pub(in super::super) fn target(&self, layer: u8, sector: Sectors) -> Target {
-        if self.zeroed() {
-            return Target::Zero;
-        }
-        let delta = sector.wrapping_sub(self.start());
-        Target::Data {
-            layer,
-            sector: self.moffset().wrapping_add(delta),
-        }
     }
 }
 

@@ -78,6 +78,10 @@ fn patched(trailer: bool, field: usize, bytes: &[u8]) -> Vec<u8> {
     file.bytes()
 }
 
+/// A record (the trailer, if true), a field and its bytes; the rule that breaks,
+/// the field that is named, what is found and expected.
+type Case<'a> = (bool, usize, &'a [u8], Rule, u64, u64, u64);
+
 /// Each rule about one field of a record that breaks when the field does.
 #[test]
 fn wrong_fields_are_refused() {
@@ -85,8 +89,7 @@ fn wrong_fields_are_refused() {
     const HEAD: bool = false;
     const TAIL: bool = true;
     #[rustfmt::skip]
-    let cases: &[(bool, usize, &[u8], Rule, u64, u64, u64)] = &[
-        // In each: record, field, bytes; rule, field to be named, found, expected.
+    let cases: &[Case<'_>] = &[
         (HEAD, 0, b"lSMT", LsmtMagic, 0, MAGIC0 | 0x20, MAGIC0),
         (HEAD, 23, &[0], LsmtMagic, 16, MAGIC1 << 8 >> 8, MAGIC1),
         (TAIL, 0, b"lSMT", LsmtTrailerMagic, 0, MAGIC0 | 0x20, MAGIC0),
