@@ -34,6 +34,9 @@ make_scratch() {
     "/mnt/disks/$(basename "$1")"
 }
 
+# One without a file system, for tests to put on it what they like.
+make_raw() { truncate -s 256M "$1"; }
+
 # files_disk FOLDER FILE: an ext4 with the files of a folder, as they are.
 files_disk() {
   local size
@@ -48,6 +51,8 @@ add_test_disks() {
   local golden layer
   made scratch.img scratch-1 make_scratch
   vm_disk scratch "$DISKS/scratch.img" scratch
+  made raw.img raw-1 make_raw
+  vm_disk raw "$DISKS/raw.img" scratch
   golden=$(golden_dir)
   [ -n "$golden" ] || { warn "no golden files: their tests are skipped (OVBD_GOLDEN names the folder)" && return; }
   # The index on the disk is the program's own: another program, another disk.

@@ -2,6 +2,7 @@
 
 //! Taking down what a test set up, and finding what it left.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,17 @@ pub enum Cleanup {
     Mount(PathBuf),
     /// A folder with all that is in it.
     Folder(PathBuf),
+    /// Anything else: what it is, and how.
+    Other(&'static str, Undo),
+}
+
+/// What a test says for itself.
+pub struct Undo(pub Box<dyn FnOnce() -> Result<()> + Send>);
+
+impl fmt::Debug for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Undo")
+    }
 }
 
 impl Cleanup {
@@ -38,6 +50,7 @@ impl Cleanup {
             Self::Loop(path) => loops::detach(&path),
             Self::Mount(dir) => unmount(&dir),
             Self::Folder(dir) => fs::remove_dir_all(&dir).context(dir.display().to_string()),
+            Self::Other(what, undo) => (undo.0)().context(what),
         }
     }
 }

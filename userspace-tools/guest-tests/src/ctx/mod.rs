@@ -20,7 +20,7 @@ use rustix::mount::MountFlags;
 use crate::golden::Golden;
 use crate::harness::KernelLog;
 use crate::rng::Rng;
-use cleanup::Cleanup;
+use cleanup::{Cleanup, Undo};
 pub use command::output;
 pub use loops::LoopSpec;
 
@@ -115,7 +115,7 @@ impl Ctx {
     }
 
     /// A fresh name.
-    fn fresh(&mut self) -> String {
+    pub fn fresh(&mut self) -> String {
         self.count += 1;
         format!("test{}", self.count)
     }
@@ -220,7 +220,11 @@ impl Ctx {
     /// when the machine ends.
     pub fn scratch(&mut self) -> Result<PathBuf> {
         let disk = self.disk_path(SCRATCH_DISK)?;
-        self.mount(&disk, Path::new(SCRATCH), "ext4", MountFlags::empty())?;
+        let mounted =
+            |undo: &Cleanup| matches!(undo, Cleanup::Mount(dir) if dir.as_os_str() == SCRATCH);
+        if !self.undo.iter().any(mounted) {
+            self.mount(&disk, Path::new(SCRATCH), "ext4", MountFlags::empty())?;
+        }
         let dir = Path::new(SCRATCH).join(self.fresh());
         fs::create_dir_all(&dir)?;
         self.undo.push(Cleanup::Folder(dir.clone()));
@@ -240,6 +244,15 @@ impl Ctx {
             .with_context(|| format!("mount {} as {kind}", device.display()))?;
         self.undo.push(Cleanup::Mount(dir.to_owned()));
         Ok(())
+    }
+
+    /// Calls `undo` when the test ends, before what was set up earlier is taken down.
+    pub fn defer(
+        &mut self,
+        what: &'static str,
+        undo: impl FnOnce() -> Result<()> + Send + 'static,
+    ) {
+        self.undo.push(Cleanup::Other(what, Undo(Box::new(undo))));
     }
 
     /// What tests have left over until now; it is removed.

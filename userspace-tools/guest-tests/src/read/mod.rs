@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 
 use crate::ctx::SECTOR;
 use crate::rng::Rng;
-use buffer::Buffer;
+pub use buffer::Buffer;
 use vectors::Vectors;
 
 /// Readers at the same time.
@@ -34,11 +34,11 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// What offsets and lengths have to be multiples of.
-    fn unit(self) -> u64 {
+    /// What offsets and lengths have to be multiples of, on a device with blocks of `block` bytes.
+    fn unit(self, block: u64) -> u64 {
         match self {
             Self::Buffered => 1,
-            Self::Direct => SECTOR,
+            Self::Direct => block,
         }
     }
 }
@@ -66,6 +66,15 @@ pub fn check(path: &Path, mut content: Vec<u8>, rng: &mut Rng) -> Result<()> {
     device.at_the_end()
 }
 
+/// The same of a device whose logical blocks are `block` bytes.
+pub fn check_blocks(path: &Path, content: Vec<u8>, block: u64, rng: &mut Rng) -> Result<()> {
+    let mut device = Device::open(path, &content)?;
+    device.block = block;
+    device.whole(Mode::Direct, 1 << 20)?;
+    device.random(Mode::Direct, 32, rng)?;
+    device.random(Mode::Buffered, 32, rng)
+}
+
 /// Reads `path` once, in large pieces.
 pub fn check_once(path: &Path, mut content: Vec<u8>) -> Result<()> {
     let sectors = (content.len() as u64).div_ceil(SECTOR);
@@ -74,19 +83,21 @@ pub fn check_once(path: &Path, mut content: Vec<u8>) -> Result<()> {
 }
 
 /// Forgets what the page cache holds.
-fn drop_caches() -> Result<()> {
+pub fn drop_caches() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "1").context("drop_caches")
 }
 
 /// A device and what it must hold.
-struct Device<'a> {
+pub struct Device<'a> {
     content: &'a [u8],
+    block: u64,
     buffered: File,
     direct: File,
 }
 
 impl<'a> Device<'a> {
-    fn open(path: &Path, content: &'a [u8]) -> Result<Self> {
+    /// Opens it; `content` is all of it, whole sectors.
+    pub fn open(path: &Path, content: &'a [u8]) -> Result<Self> {
         let open = |flags: OFlags| {
             File::options()
                 .read(true)
@@ -104,31 +115,34 @@ impl<'a> Device<'a> {
         );
         Ok(Self {
             content,
+            block: SECTOR,
             buffered,
             direct: open(OFlags::DIRECT)?,
         })
     }
 
-    fn file(&self, mode: Mode) -> &File {
+    /// The open node.
+    pub fn file(&self, mode: Mode) -> &File {
         match mode {
             Mode::Buffered => &self.buffered,
             Mode::Direct => &self.direct,
         }
     }
 
-    fn size(&self) -> u64 {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
         self.content.len() as u64
     }
 
     /// What must be at `offset`.
-    fn expected(&self, offset: u64, length: usize) -> &[u8] {
+    pub fn expected(&self, offset: u64, length: usize) -> &[u8] {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(length);
         self.content.get(start..end).unwrap_or_default()
     }
 
     /// From the beginning to the end.
-    fn whole(&self, mode: Mode, chunk: usize) -> Result<()> {
+    pub fn whole(&self, mode: Mode, chunk: usize) -> Result<()> {
         let mut buffer = Buffer::new(chunk, 0);
         let mut offset = 0;
         while offset < self.size() {
@@ -141,8 +155,8 @@ impl<'a> Device<'a> {
     }
 
     /// Anywhere, any length, into memory of any alignment.
-    fn random(&self, mode: Mode, count: u64, rng: &mut Rng) -> Result<()> {
-        let unit = mode.unit();
+    pub fn random(&self, mode: Mode, count: u64, rng: &mut Rng) -> Result<()> {
+        let unit = mode.unit(self.block);
         for _ in 0..count {
             let offset = rng.within(0..self.size()) / unit * unit;
             let room = (self.size() - offset).min(LONG);
@@ -154,7 +168,8 @@ impl<'a> Device<'a> {
         Ok(())
     }
 
-    fn read(&self, mode: Mode, offset: u64, into: &mut [u8]) -> Result<()> {
+    /// Reads at `offset`, all of `into`.
+    pub fn read(&self, mode: Mode, offset: u64, into: &mut [u8]) -> Result<()> {
         // A pattern that must be overwritten.
         into.fill(0x5a);
         let length = into.len();
@@ -166,7 +181,7 @@ impl<'a> Device<'a> {
 
     /// Into several pieces of memory at once, with O_DIRECT, so that they become the segments of
     /// bios: from a sector to several pages long, at any sector within a page.
-    fn vectored(&self, count: u64, rng: &mut Rng) -> Result<()> {
+    pub fn vectored(&self, count: u64, rng: &mut Rng) -> Result<()> {
         for _ in 0..count {
             let offset = rng.within(0..self.size()) / SECTOR * SECTOR;
             let room = (self.size() - offset) / SECTOR;
@@ -185,7 +200,7 @@ impl<'a> Device<'a> {
     }
 
     /// Several readers, each with random reads of both kinds.
-    fn parallel(&self, count: u64, rng: &mut Rng) -> Result<()> {
+    pub fn parallel(&self, count: u64, rng: &mut Rng) -> Result<()> {
         let seeds: Vec<Rng> = (0..THREADS).map(|_| rng.fork()).collect();
         thread::scope(|scope| {
             let readers: Vec<_> = seeds
@@ -206,7 +221,7 @@ impl<'a> Device<'a> {
     }
 
     /// Nothing lies behind the end.
-    fn at_the_end(&self) -> Result<()> {
+    pub fn at_the_end(&self) -> Result<()> {
         for mode in [Mode::Buffered, Mode::Direct] {
             let mut buffer = Buffer::new(4096, 0);
             let got = self.file(mode).read_at(buffer.all(), self.size());
@@ -220,7 +235,7 @@ impl<'a> Device<'a> {
 }
 
 /// Says where bytes that were read at `offset` differ.
-fn compare(offset: u64, got: &[u8], expected: &[u8]) -> Result<()> {
+pub fn compare(offset: u64, got: &[u8], expected: &[u8]) -> Result<()> {
     ensure!(
         got.len() == expected.len(),
         "{} bytes at {offset}, but the content has {} there",
