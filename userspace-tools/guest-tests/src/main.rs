@@ -10,6 +10,7 @@
 mod cases;
 mod ctx;
 mod demo;
+mod forge;
 mod golden;
 mod harness;
 mod read;

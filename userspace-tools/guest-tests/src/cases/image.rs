@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::lsmt;
 use crate::ctx::Ctx;
+use crate::golden::Golden;
 use crate::harness::Case;
 
 /// What mke2fs makes in every file system.
@@ -52,16 +53,21 @@ struct Expected {
 
 fn mounted(ctx: &mut Ctx, pattern: &str) -> Result<()> {
     let golden = ctx.golden()?;
-    let list = golden.bytes(golden.entry("ext4/files.json")?.file)?;
-    let expected: BTreeMap<PathBuf, Expected> = serde_json::from_slice(&list)?;
     let device = lsmt::device(ctx, &golden, &golden.stack(pattern)?)?;
     let dir = ctx.tmp()?.join("mnt");
     ctx.mount(&device.path, &dir, "ext4", MountFlags::RDONLY)?;
+    compare_files(&golden, &dir)
+}
+
+/// Compares the tree at `dir` with the golden ext4 image's list of files.
+pub fn compare_files(golden: &Golden, dir: &Path) -> Result<()> {
+    let list = golden.bytes(golden.entry("ext4/files.json")?.file)?;
+    let expected: BTreeMap<PathBuf, Expected> = serde_json::from_slice(&list)?;
     for (name, expected) in &expected {
         check_file(&dir.join(name), expected).with_context(|| name.display().to_string())?;
     }
     let mut found = Vec::new();
-    list_tree(&dir, &dir, &mut found)?;
+    list_tree(dir, dir, &mut found)?;
     let extra: Vec<_> = found
         .iter()
         .filter(|name| !expected.contains_key(*name) && !name.starts_with(LOST_FOUND))

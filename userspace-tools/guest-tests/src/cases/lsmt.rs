@@ -3,12 +3,15 @@
 //! The lsmt target: single layers and stacks, on the disk itself and on zfile devices.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
 use anyhow::{bail, Context as _, Result};
 
 use super::zfile;
 use crate::ctx::{Ctx, Device, SECTOR};
-use crate::golden::{Entry, Golden, Shape};
+use crate::forge::Layer;
+use crate::golden::{Entry, Golden, Shape, MARKER};
 use crate::harness::Case;
 use crate::read;
 
@@ -73,6 +76,47 @@ pub fn device(ctx: &mut Ctx, golden: &Golden, layers: &[&Entry]) -> Result<Devic
         }
     }
     ctx.target(size.div_ceil(SECTOR), "lsmt", &params)
+}
+
+/// A device over layers that were forged, all on one disk.
+pub fn of_forged(ctx: &mut Ctx, layers: &[Layer]) -> Result<Device> {
+    let (params, sectors) = forged(ctx, layers)?;
+    ctx.target(sectors, "lsmt", &params)
+}
+
+/// The table words for layers that were forged, and the size of their disk in sectors. They lie on
+/// one disk, with marker bytes between them.
+pub fn forged(ctx: &mut Ctx, layers: &[Layer]) -> Result<(String, u64)> {
+    let mut bytes = Vec::new();
+    let mut places = Vec::new();
+    for layer in layers {
+        let layer = layer.bytes();
+        places.push((bytes.len() as u64 / SECTOR, layer.len()));
+        bytes.extend_from_slice(&layer);
+        bytes.resize((bytes.len() + 1).next_multiple_of(SECTOR as usize), MARKER);
+    }
+    let disk = ctx.image(&bytes)?;
+    let mut params = layers.len().to_string();
+    for (sector, length) in places {
+        write!(params, " {} {sector} {length}", disk.dev)?;
+    }
+    let sizes = layers.iter().map(Layer::virtual_size);
+    let size = sizes.rev().find(|&size| size > 0).unwrap_or(0);
+    Ok((params, size.div_ceil(SECTOR)))
+}
+
+/// Reads every file below `dir`.
+pub fn read_tree(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            read_tree(&entry.path())?;
+        } else if kind.is_file() {
+            fs::read(entry.path()).with_context(|| entry.path().display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Every height of a stack, from the bottom layer alone to all of it.

@@ -3,10 +3,13 @@
 //! The tests. To add one: write a function in the module of its group and name it in that
 //! module's `cases`; a group of its own is a module more in the list here.
 
+mod below;
+mod contract;
 mod harness;
 mod image;
 mod lsmt;
 mod module;
+mod tables;
 mod zfile;
 
 use crate::harness::Case;
@@ -19,6 +22,9 @@ pub fn all() -> Vec<Case> {
         zfile::cases(),
         lsmt::cases(),
         image::cases(),
+        below::cases(),
+        contract::cases(),
+        tables::cases(),
     ]
     .into_iter()
     .flatten()

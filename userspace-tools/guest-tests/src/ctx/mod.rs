@@ -9,6 +9,7 @@ mod loops;
 
 use std::fmt;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail, ensure, Context as _, Result};
@@ -17,7 +18,7 @@ use ovbd::dm::{DevNo, Dm, Error as DmError, Id, Target};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use crate::golden::Golden;
+use crate::golden::{Golden, MARKER};
 use crate::harness::KernelLog;
 use crate::rng::Rng;
 use cleanup::{Cleanup, Undo};
@@ -56,6 +57,31 @@ pub struct Device {
     pub path: PathBuf,
 }
 
+/// A block device that tables stand on.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// Its number, which is how tables name it.
+    pub dev: DevNo,
+    /// Its node.
+    pub path: PathBuf,
+}
+
+impl Disk {
+    /// The block device whose node is `path`.
+    pub fn of(path: PathBuf) -> Result<Self> {
+        let dev = DevNo(rustix::fs::stat(&path)?.st_rdev);
+        Ok(Self { dev, path })
+    }
+
+    /// Writes `bytes` at byte `offset`, past and through the page cache.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let file = fs::File::options().write(true).open(&self.path)?;
+        file.write_all_at(bytes, offset)?;
+        file.sync_all()?;
+        Ok(())
+    }
+}
+
 /// A refused table.
 #[derive(Debug)]
 pub struct Refusal {
@@ -63,6 +89,20 @@ pub struct Refusal {
     pub errno: Errno,
     /// What the kernel logged meanwhile.
     pub log: Vec<String>,
+}
+
+impl Refusal {
+    /// Fails unless the table was refused with `errno`, and the kernel's log gives `reason`, which
+    /// is what the target left in `ti->error`.
+    pub fn expect(&self, errno: Errno, reason: &str) -> Result<()> {
+        ensure!(
+            self.errno == errno && self.log.iter().any(|line| line.contains(reason)),
+            "refused with {:?}, expected {errno:?} for \"{reason}\"; the log: {:#?}",
+            self.errno,
+            self.log
+        );
+        Ok(())
+    }
 }
 
 /// What a test is given.
@@ -189,16 +229,13 @@ impl Ctx {
         only(lines)
     }
 
-    /// A disk that the run attached, as tables name it.
-    pub fn disk(&self, name: &str) -> Result<DevNo> {
-        Ok(DevNo(rustix::fs::stat(&self.disk_path(name)?)?.st_rdev))
-    }
-
     /// A disk that the run attached.
-    pub fn disk_path(&self, name: &str) -> Result<PathBuf> {
+    pub fn disk(&self, name: &str) -> Result<Disk> {
         let path = Path::new("/dev/disk").join(name);
-        path.canonicalize()
-            .map_err(|_| anyhow!(Skip(format!("the run has no disk \"{name}\""))))
+        let path = path
+            .canonicalize()
+            .map_err(|_| anyhow!(Skip(format!("the run has no disk \"{name}\""))))?;
+        Disk::of(path)
     }
 
     /// A loop device on a file.
@@ -206,6 +243,22 @@ impl Ctx {
         let path = loops::attach(spec)?;
         self.undo.push(Cleanup::Loop(path.clone()));
         Ok(path)
+    }
+
+    /// A disk in memory that holds `bytes`, with the marker behind them. May be written through
+    /// its node.
+    pub fn image(&mut self, bytes: &[u8]) -> Result<Disk> {
+        let file = self.tmp()?.join("image");
+        // To the end of the last page, and another one.
+        let length = bytes.len().next_multiple_of(4096) + 4096;
+        let mut padded = bytes.to_vec();
+        padded.resize(length, MARKER);
+        fs::write(&file, padded)?;
+        let path = self.loop_device(&LoopSpec {
+            read_only: false,
+            ..LoopSpec::of(file)
+        })?;
+        Disk::of(path)
     }
 
     /// An empty folder on a tmpfs.
@@ -219,7 +272,7 @@ impl Ctx {
     /// An empty folder on a disk with ext4, where O_DIRECT works; what is written is forgotten
     /// when the machine ends.
     pub fn scratch(&mut self) -> Result<PathBuf> {
-        let disk = self.disk_path(SCRATCH_DISK)?;
+        let disk = self.disk(SCRATCH_DISK)?.path;
         let mounted =
             |undo: &Cleanup| matches!(undo, Cleanup::Mount(dir) if dir.as_os_str() == SCRATCH);
         if !self.undo.iter().any(mounted) {
