@@ -109,6 +109,10 @@ impl fmt::Display for Invalid {
             Expected::AtLeast => write!(f, "{what} {found}, expected at least {limit}"),
             Expected::AtMost => write!(f, "{what} {found}, expected at most {limit}"),
             Expected::Words(words) => write!(f, "{what} {found}, expected {words}"),
+            Expected::Bytes(words) => {
+                let bytes = found.to_le_bytes();
+                write!(f, "{what} \"{}\", expected {words}", bytes.escape_ascii())
+            }
         }
     }
 }

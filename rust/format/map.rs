@@ -37,6 +37,9 @@ const BUCKET_LOAD: u64 = 8;
 /// Largest `shift`.
 const MAX_SHIFT: u32 = 32;
 
+/// Extents between two calls of [`Platform::relax`]; far less than a millisecond.
+const RELAX: u32 = 4096;
+
 /// What is at a sector, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -132,7 +135,7 @@ impl<P: Platform> Map<P> {
     /// Takes in a disk: once to count its segments, once to keep them.
     fn assemble(mut disk: impl Sweep, size: Sectors) -> Result<Self, OutOfMemory> {
         let mut segments: u64 = 0;
-        for_each_segment(&mut disk, |_| segments = segments.wrapping_add(1));
+        for_each_segment::<P>(&mut disk, |_| segments = segments.wrapping_add(1));
         let mut map = Self::allocate(segments, size)?;
         map.fill(disk);
         Ok(map)
@@ -160,7 +163,7 @@ impl<P: Platform> Map<P> {
         let mut buckets = BucketFiller::new(&mut self.buckets, self.shift);
         let mut slots = self.keys.iter_mut().zip(self.values.iter_mut());
         let mut data: u64 = 0;
-        for_each_segment(&mut disk, |segment| {
+        for_each_segment::<P>(&mut disk, |segment| {
             buckets.add(segment.start);
             data = data.wrapping_add(u64::from(!segment.place.is_zero()));
             if let Some((key, value)) = slots.next() {
@@ -234,8 +237,13 @@ impl<P: Platform> Map<P> {
 
 /// Hands each segment of `disk` to `take`: its extents, joined where they continue
 /// each other, and cut where they are too long.
-fn for_each_segment(disk: &mut impl Sweep, mut take: impl FnMut(merge::Extent)) {
+fn for_each_segment<P: Platform>(disk: &mut impl Sweep, mut take: impl FnMut(merge::Extent)) {
+    let mut extents: u32 = 0;
     disk.sweep_joined(|mut rest| {
+        extents = extents.wrapping_add(1);
+        if extents % RELAX == 0 {
+            P::relax();
+        }
         while rest.len > MAX_SEGMENT {
             let len = MAX_SEGMENT;
             take(merge::Extent { len, ..rest });

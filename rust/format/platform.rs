@@ -28,6 +28,10 @@ pub trait Platform {
     /// CRC-32C of `data`, raw: `seed` is the register before the first byte, the
     /// result the register after the last, with no inversion.
     fn crc32c(seed: u32, data: &[u8]) -> u32;
+
+    /// Called now and then in loops that no read interrupts, some of which a
+    /// hostile file can make take seconds. The kernel may want to reschedule.
+    fn relax() {}
 }
 
 /// There is not enough memory.

@@ -170,9 +170,11 @@ pub(super) enum Expected {
     AtMost,
     /// These words.
     Words(&'static str),
+    /// These words; what was found are bytes, the first one lowest.
+    Bytes(&'static str),
 }
 
-use Expected::{AtLeast, AtMost, Hex, Value, Words};
+use Expected::{AtLeast, AtMost, Bytes, Hex, Value, Words};
 use Place::{Byte, Item, Stack};
 
 impl Rule {
@@ -199,7 +201,7 @@ impl Rule {
         const LITEM: Place = Item("LSMT index entry");
         const TAR: Place = Byte("tar header");
         match self {
-            Rule::BlobKind => (c"Unknown file format", Byte("file"), "begins with", Words("a ZFile or an LSMT layer")),
+            Rule::BlobKind => (c"Unknown file format", Byte("file"), "begins with", Bytes("a ZFile or an LSMT layer")),
 
             Rule::TarType => (c"Tar member is not a file", TAR, "type", Words("48, a file")),
             Rule::TarNumber => (c"Invalid number in tar header", TAR, "no octal digit at", Words("octal digits between spaces")),

@@ -69,9 +69,9 @@ impl fmt::Display for ArgError {
 
 impl core::error::Error for ArgError {}
 
-/// A file on a block device.
+/// A layer in the arguments of `lsmt`: a file on a block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent<'a> {
+pub struct LayerArg<'a> {
     /// The device, as device-mapper names it.
     pub device: &'a str,
     /// Where the file begins.
@@ -80,10 +80,7 @@ pub struct Extent<'a> {
     pub length: Bytes,
 }
 
-/// A layer in the arguments of `lsmt`.
-pub type LayerArg<'a> = Extent<'a>;
-
-impl<'a> Extent<'a> {
+impl<'a> LayerArg<'a> {
     /// Parses the next three words.
     fn parse(words: &mut impl Iterator<Item = &'a str>) -> Result<Self, ArgError> {
         let mut next = || words.next().ok_or(ArgError::Missing);
@@ -107,7 +104,7 @@ impl<'a> Extent<'a> {
     }
 }
 
-impl fmt::Display for Extent<'_> {
+impl fmt::Display for LayerArg<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = Word(self.device);
         write!(f, "{device} {} {}", self.offset, self.length)
@@ -131,11 +128,11 @@ impl<'a> ZfileArgs<'a> {
     /// Parses all arguments.
     pub fn parse(words: impl IntoIterator<Item = &'a str>) -> Result<Self, ArgError> {
         let mut words = words.into_iter();
-        let Extent {
+        let LayerArg {
             device,
             offset,
             length,
-        } = Extent::parse(&mut words)?;
+        } = LayerArg::parse(&mut words)?;
         let mut args = Self {
             device,
             offset,
@@ -163,12 +160,12 @@ impl<'a> ZfileArgs<'a> {
 
 impl fmt::Display for ZfileArgs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let extent = Extent {
+        let file = LayerArg {
             device: self.device,
             offset: self.offset,
             length: self.length,
         };
-        write!(f, "{extent}")?;
+        write!(f, "{file}")?;
         if self.ignore_crc {
             write!(f, " 1 {IGNORE_CRC}")?;
         }
@@ -177,7 +174,7 @@ impl fmt::Display for ZfileArgs<'_> {
 }
 
 /// The arguments of `lsmt`, on their way: their number first, then layer by layer,
-/// then the rest.
+/// then the rest. After an error, what is left means nothing.
 pub struct LsmtArgs<I> {
     words: I,
     layers: u8,
@@ -208,7 +205,7 @@ impl<'a, I: Iterator<Item = &'a str>> LsmtArgs<I> {
         if self.parsed >= self.layers {
             return Ok(None);
         }
-        let layer = Extent::parse(&mut self.words)?;
+        let layer = LayerArg::parse(&mut self.words)?;
         self.parsed = self.parsed.saturating_add(1);
         Ok(Some(layer))
     }

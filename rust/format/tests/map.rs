@@ -4,10 +4,12 @@
 
 mod common;
 
+use std::cell::Cell;
+
 use common::{Scarce, Std};
 use overlaybd_format::lsmt::{Entry, MAX_SECTORS};
 use overlaybd_format::map::{virtual_size, Extent, Map, Segment, Target, MAX_LAYERS};
-use overlaybd_format::{Error, Invalid, Rule};
+use overlaybd_format::{Element, Error, Invalid, OutOfMemory, Platform, Rule};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -383,6 +385,35 @@ fn unchecked_entries_do_no_harm() {
             assert_eq!(covered, size);
         }
     }
+}
+
+/// Long loops give way to others.
+#[test]
+fn long_loops_relax() {
+    thread_local!(static RELAXED: Cell<u32> = const { Cell::new(0) });
+
+    struct Relaxing;
+
+    impl Platform for Relaxing {
+        type Vec<T: Element> = Vec<T>;
+
+        fn alloc<T: Element>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+            Std::alloc(len)
+        }
+
+        fn crc32c(seed: u32, data: &[u8]) -> u32 {
+            Std::crc32c(seed, data)
+        }
+
+        fn relax() {
+            RELAXED.set(RELAXED.get() + 1);
+        }
+    }
+
+    let entries: Vec<_> = (0..10_000).map(|n| Entry::data(n, 1, 8 + 2 * n)).collect();
+    Map::<Relaxing>::build(&[entries], 10_000).ok().unwrap();
+    // Twice in each of two passes.
+    assert_eq!(RELAXED.get(), 4);
 }
 
 #[test]
