@@ -11,7 +11,7 @@
 use crate::{
     dm::{
         bio::{Mapped, MappedBio, ReadBio, Status},
-        construct::{Arguments, Constructor, DeviceName, Refusal},
+        construct::{Arguments, Below, Constructor, DeviceName, Refusal},
         counters::Counters,
         device::Device,
         limits::Limits,
@@ -80,17 +80,16 @@ impl Opened {
         args: LayerArg<'_>,
         index: usize,
     ) -> Result<Self, Refusal> {
-        let name = ti.device_name();
-        let device = ti.open_word(arguments, args.device)?;
-        let refuse = |error: format::Error<Error>| {
-            let device = device.name();
-            Refusal::unreadable(
-                Lsmt::NAME,
-                format_args!("{name}: layer {index} ({device})"),
-                &error,
-            )
+        let below = Below {
+            name: &ti.device_name(),
+            layer: Some(index),
+            device: args.device,
         };
-        let file = File::new(Lsmt::NAME, &name, &device, args.offset, args.length)?;
+        let device = ti.open_word(Lsmt::NAME, arguments, &below)?;
+        let refuse = |error: format::Error<Error>| {
+            Refusal::unreadable(Lsmt::NAME, format_args!("{below}"), &error)
+        };
+        let file = File::new(Lsmt::NAME, &below, &device, args.offset, args.length)?;
         let layer = LayerFile::open(&file, args.length).map_err(refuse)?;
         let tail = Tail::read(&file, &layer).map_err(refuse)?;
         Ok(Self {

@@ -156,16 +156,16 @@ impl<'a> Constructor<'a> {
         DeviceName::new(name.to_bytes())
     }
 
-    /// Opens the device that `word`, one of `arguments`, names.
+    /// Opens the device that `below` names by one of `arguments`.
     pub(crate) fn open_word(
         &mut self,
+        target: &CStr,
         arguments: Arguments<'_>,
-        word: &str,
+        below: &Below<'_>,
     ) -> Result<Device, Refusal> {
-        let path = arguments.c_str(word).ok_or(ENODEV);
+        let path = arguments.c_str(below.device).ok_or(ENODEV);
         path.and_then(|path| self.open(path)).map_err(|errno| {
-            let name = self.device_name();
-            dm_err!(c"dm", "{name}: {word}: error {}", errno.to_errno());
+            dm_err!(target, "{below}: cannot open: error {}", errno.to_errno());
             Refusal {
                 reason: c"Device lookup failed",
                 errno,
@@ -212,6 +212,29 @@ impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.bytes.get(..self.len).unwrap_or_default();
         f.write_str(core::str::from_utf8(name).unwrap_or("?"))
+    }
+}
+
+/// What a line in the log is about: the device that is made, and what is below.
+pub(crate) struct Below<'a> {
+    pub(crate) name: &'a DeviceName,
+    /// The layer's number, from the bottom, if there can be several.
+    pub(crate) layer: Option<usize>,
+    /// The device below, as the table names it.
+    pub(crate) device: &'a str,
+}
+
+impl fmt::Display for Below<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            layer,
+            device,
+        } = self;
+        match layer {
+            Some(layer) => write!(f, "{name}: layer {layer} ({device})"),
+            None => write!(f, "{name}: {device}"),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! on block devices.
 
 use super::{
-    construct::{DeviceName, Refusal},
+    construct::{Below, Refusal},
     device::Device,
     log::dm_err,
 };
@@ -52,7 +52,7 @@ impl<'a> File<'a> {
     /// `EOVERFLOW`, with a line in the log, if the device ends before the file.
     pub(crate) fn new(
         target: &CStr,
-        name: &DeviceName,
+        below: &Below<'_>,
         device: &'a Device,
         offset: u64,
         length: Bytes,
@@ -64,8 +64,7 @@ impl<'a> File<'a> {
         }
         dm_err!(
             target,
-            "{name}: {} ends at byte {}, the file at byte {end}",
-            device.name(),
+            "{below}: device ends at byte {}, the file at byte {end}",
             device.bytes()
         );
         Err(Refusal {

@@ -17,7 +17,7 @@ use self::{
 use crate::{
     dm::{
         bio::{Mapped, MappedBio},
-        construct::{Arguments, Constructor, DeviceName, Refusal},
+        construct::{Arguments, Below, Constructor, DeviceName, Refusal},
         counters::Counters,
         device::Device,
         limits::Limits,
@@ -74,15 +74,13 @@ pub(crate) struct Zfile {
 impl Zfile {
     /// Reads header, trailer and index.
     fn open(
-        name: &DeviceName,
+        below: &Below<'_>,
         device: &Device,
         args: &ZfileArgs<'_>,
     ) -> Result<ZFile<Kernel>, Refusal> {
-        let file = File::new(Self::NAME, name, device, args.offset, args.length)?;
-        ZFile::open(&file, args.length).map_err(|error| {
-            let device = device.name();
-            Refusal::unreadable(Self::NAME, format_args!("{name}: {device}"), &error)
-        })
+        let file = File::new(Self::NAME, below, device, args.offset, args.length)?;
+        ZFile::open(&file, args.length)
+            .map_err(|error| Refusal::unreadable(Self::NAME, format_args!("{below}"), &error))
     }
 }
 
@@ -101,9 +99,14 @@ impl Target for Zfile {
     ) -> Result<Pin<KBox<Self>>, Refusal> {
         ti.check_read_only()?;
         let args = ZfileArgs::parse(arguments.words()).map_err(|e| Refusal::invalid(e.reason()))?;
-        let device = ti.open_word(arguments, args.device)?;
         let name = ti.device_name();
-        let file = Self::open(&name, &device, &args)?;
+        let below = Below {
+            name: &name,
+            layer: None,
+            device: args.device,
+        };
+        let device = ti.open_word(Self::NAME, arguments, &below)?;
+        let file = Self::open(&below, &device, &args)?;
 
         let size = file.original_size();
         if size == 0 {
