@@ -35,20 +35,20 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     from_dir: Option<PathBuf>,
     /// Which file system to make
-    #[arg(long, value_enum, default_value_t, requires = "from_dir")]
+    #[arg(long, value_enum, default_value_t, conflicts_with = "raw")]
     fs: FsArg,
     /// UUID of the file system [default: one that follows from the folder's content]
-    #[arg(long, value_name = "UUID", value_parser = parse_uuid, requires = "from_dir")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid, conflicts_with = "raw")]
     fs_uuid: Option<Uuid>,
     /// Label of the file system
-    #[arg(long, value_name = "LABEL", requires = "from_dir")]
+    #[arg(long, value_name = "LABEL", conflicts_with = "raw")]
     fs_label: Option<String>,
     /// Time of making in seconds since 1970, and the latest for any file [default:
     /// $SOURCE_DATE_EPOCH, or the folder's youngest modification]
     #[arg(
         long,
         value_name = "SECONDS",
-        requires = "from_dir",
+        conflicts_with = "raw",
         allow_negative_numbers = true
     )]
     timestamp: Option<i64>,

@@ -3,7 +3,7 @@
 //! `ovbd inspect`.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use ovbd::config::ImageConfig;
@@ -91,8 +91,8 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     })
 }
 
-fn write_svg(path: &PathBuf, replace: bool, picture: &str) -> Result<()> {
-    let file = AtomicFile::create(path, replace)?;
+fn write_svg(path: &Path, replace: bool, picture: &str) -> Result<()> {
+    let file = AtomicFile::create(path.to_owned(), replace)?;
     io::Write::write_all(&mut file.file(), picture.as_bytes())
         .map_err(|e| Error::io("write", path, e))?;
     file.commit()

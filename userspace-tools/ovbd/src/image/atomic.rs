@@ -37,34 +37,21 @@ impl AtomicFile {
     /// # Errors
     /// A `target` that exists is refused unless `replace` is set, here and, without a race, again
     /// in `commit`. Anything but a regular file is never replaced.
-    pub fn create(target: impl Into<PathBuf>, replace: bool) -> Result<Self> {
-        let target = target.into();
+    pub fn create(target: PathBuf, replace: bool) -> Result<Self> {
         refuse_existing(&target, replace)?;
-        let unnamed = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_TMPFILE)
-            .open(directory_of(&target));
-        match unnamed {
-            Ok(file) => Ok(Self {
+        match unnamed_beside(&target)? {
+            Some(file) => Ok(Self {
                 file,
                 target,
                 replace,
                 hidden: None,
             }),
-            Err(e) if lacks_tmpfile(&e) => Self::create_hidden(target, replace),
-            Err(e) => Err(Error::io("create a file in the folder of", target, e)),
+            None => Self::create_hidden(target, replace),
         }
     }
 
     fn create_hidden(target: PathBuf, replace: bool) -> Result<Self> {
-        let (hidden, file) = with_free_name(&target, |name| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(name)
-        })?;
+        let (hidden, file) = with_free_name(&target, create_new)?;
         Ok(Self {
             file,
             target,
@@ -146,6 +133,38 @@ impl Drop for AtomicFile {
     }
 }
 
+/// A file for temporary content, without a name, on the file system that `near` is on.
+pub fn scratch_file(near: &Path) -> Result<File> {
+    if let Some(file) = unnamed_beside(near)? {
+        return Ok(file);
+    }
+    let (hidden, file) = with_free_name(near, create_new)?;
+    fs::remove_file(&hidden).map_err(|e| Error::io("remove", hidden, e))?;
+    Ok(file)
+}
+
+/// A file without a name in the folder of `path`; `None` if the file system knows none.
+fn unnamed_beside(path: &Path) -> Result<Option<File>> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_TMPFILE)
+        .open(directory_of(path));
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if lacks_tmpfile(&e) => Ok(None),
+        Err(e) => Err(Error::io("create a file in the folder of", path, e)),
+    }
+}
+
+fn create_new(name: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(name)
+}
+
 fn refuse_existing(target: &Path, replace: bool) -> Result<()> {
     match fs::symlink_metadata(target) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -218,7 +237,7 @@ mod tests {
 
     /// Both ways to make a file behave the same.
     fn both(check: impl Fn(fn(PathBuf, bool) -> Result<AtomicFile>)) {
-        check(|target, replace| AtomicFile::create(target, replace));
+        check(AtomicFile::create);
         check(|target, replace| {
             refuse_existing(&target, replace)?;
             AtomicFile::create_hidden(target, replace)

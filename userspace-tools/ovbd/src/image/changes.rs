@@ -155,7 +155,9 @@ impl Examined {
 pub fn read_padded(source: &dyn Source, offset: u64, length: usize) -> Result<Vec<u8>, ReadError> {
     let mut bytes = vec![0; length];
     let available = source.size().saturating_sub(offset).min(length as u64) as usize;
-    source.read_exact_at(offset, &mut bytes[..available])?;
+    if available > 0 {
+        source.read_exact_at(offset, &mut bytes[..available])?;
+    }
     Ok(bytes)
 }
 

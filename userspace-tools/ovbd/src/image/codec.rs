@@ -188,10 +188,8 @@ mod tests {
     #[test]
     fn zstd_frames_have_a_size_and_no_checksum() {
         let stored = stored(Algorithm::Zstd, &[7; 1000]);
-        assert_eq!(
-            zstd::zstd_safe::get_frame_content_size(&stored),
-            Ok(Some(1000))
-        );
+        let size = zstd::zstd_safe::get_frame_content_size(&stored);
+        assert!(matches!(size, Ok(Some(1000))));
         assert_eq!(
             stored[4] & 0b100,
             0,

@@ -92,7 +92,7 @@ pub struct BlobWriter {
 impl BlobWriter {
     /// Begins a file.
     pub fn create(settings: &OutputSettings) -> Result<Self> {
-        let file = AtomicFile::create(&settings.path, settings.replace)?;
+        let file = AtomicFile::create(settings.path.clone(), settings.replace)?;
         let failed = |e| Error::io("write", &settings.path, e);
         let mut out = BufWriter::new(file.file().try_clone().map_err(failed)?);
         // The wrapper is written once the length is known.

@@ -94,7 +94,7 @@ impl Recipe {
         self.fields.insert("lowers".to_owned(), self.layers.into());
         let failed = |e| Error::io("write", &self.path, e);
         let text = serde_json::to_string_pretty(&self.fields).map_err(|e| failed(e.into()))?;
-        let file = AtomicFile::create(&self.path, self.replace)?;
+        let file = AtomicFile::create(self.path.clone(), self.replace)?;
         writeln!(&mut file.file(), "{text}").map_err(failed)?;
         file.commit()
     }

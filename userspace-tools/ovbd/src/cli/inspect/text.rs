@@ -76,14 +76,13 @@ impl Lines {
                 ratio(zfile.size, zfile.original_size)
             ),
         );
-        if zfile.blocks > 0 {
-            let mean = Human(zfile.stored / zfile.blocks);
+        if let Some(mean) = zfile.stored.checked_div(zfile.blocks).map(Human) {
             let (least, most) = (Human(zfile.smallest_block), Human(zfile.largest_block));
             let expanded = zfile.expanded_blocks;
             self.line(
                 "",
                 format_args!(
-                    "blocks stored in {least} to {most}, {mean} on average; {expanded} grew"
+                    "blocks stored in {least} to {most}, {mean} on average; {expanded} longer than they were"
                 ),
             );
         }
@@ -162,15 +161,15 @@ impl Lines {
                 index.extents
             ),
         );
-        if index.extents > 0 {
-            let mean = (index.data + index.zeroed) / index.extents;
+        let mean = (index.data + index.zeroed).checked_div(index.extents);
+        if let Some(mean) = mean.map(Human) {
             self.line(
                 "",
                 format_args!(
                     "extents of {} to {}, {} on average",
                     Human(index.shortest),
                     Human(index.longest),
-                    Human(mean)
+                    mean
                 ),
             );
         }

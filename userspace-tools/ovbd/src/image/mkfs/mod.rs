@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use self::tree::Tree;
-use super::atomic::AtomicFile;
+use super::atomic::scratch_file;
 use super::error::ImageError;
 use crate::{Error, Result};
 
@@ -65,16 +65,12 @@ pub fn make(folder: &Path, settings: &FsSettings, near: &Path) -> Result<File> {
         // 0 means "now" to both tools.
         time: settings.timestamp.unwrap_or(tree.newest).max(1),
     };
-    // Never committed: it goes away with its last descriptor.
-    let image = AtomicFile::create(near.with_extension("image"), true)?;
+    let image = scratch_file(near)?;
     match settings.kind {
-        FsType::Ext4 => plan.ext4(&tree, image.file(), settings.size)?,
-        FsType::Erofs => plan.erofs(image.file(), settings.size)?,
+        FsType::Ext4 => plan.ext4(&tree, &image, settings.size)?,
+        FsType::Erofs => plan.erofs(&image, settings.size)?,
     }
-    image
-        .file()
-        .try_clone()
-        .map_err(|e| Error::io("duplicate a descriptor of", near, e))
+    Ok(image)
 }
 
 /// What both tools have to know.

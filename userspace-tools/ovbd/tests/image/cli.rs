@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The commands as a user meets them: words, JSON, exit codes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use super::support::{golden, unzstd, Scratch};
+
+fn ovbd(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ovbd"))
+        .args(arguments)
+        .env_remove("COLUMNS")
+        .env_remove("SOURCE_DATE_EPOCH")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The answer of a command that must succeed without a word on standard error.
+fn answer(arguments: &[&str]) -> String {
+    let output = ovbd(arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        text(&output.stderr)
+    );
+    assert_eq!(text(&output.stderr), "");
+    text(&output.stdout).to_owned()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let value: Value = serde_json::from_str(&answer(arguments)).unwrap();
+    assert_eq!(value["version"], 1);
+    value
+}
+
+/// Exit code and standard error of a command that must fail.
+fn failure(arguments: &[&str]) -> (i32, String) {
+    let output = ovbd(arguments);
+    assert!(!output.status.success(), "{arguments:?}");
+    (
+        output.status.code().unwrap(),
+        text(&output.stderr).to_owned(),
+    )
+}
+
+fn str(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn an_image_is_built_inspected_verified_and_unpacked() {
+    let scratch = Scratch::new();
+    let config = scratch.path("config.v1.json");
+    let config = str(&config);
+    let mut disk = Vec::new();
+    for number in 0..3 {
+        disk = unzstd(&golden(&format!("raw/ext4-merged{number}.raw.zst")));
+        let raw = scratch.file("raw", &disk);
+        let layer = scratch.path(&format!("layer{number}.tar"));
+        let mut arguments = vec!["--json", "build", "--raw", str(&raw), "-o", str(&layer)];
+        arguments.extend([
+            "--tar",
+            "-a",
+            "zstd",
+            "--block-size",
+            "16k",
+            "--config",
+            config,
+        ]);
+        if number > 0 {
+            arguments.extend(["--base", config]);
+        }
+        let built = json(&arguments);
+        assert_eq!(built["virtual_size"], 64 << 20);
+        assert_eq!(built["zfile"]["algorithm"], "zstd");
+        assert_eq!(built["size"], fs::metadata(&layer).unwrap().len());
+        let digest = built["digest"].as_str().unwrap();
+        answer(&["verify", str(&layer), "--digest", digest]);
+    }
+    let verified = json(&["--json", "verify", config]);
+    assert_eq!(verified["ok"], true);
+    assert_eq!(verified["files"].as_array().unwrap().len(), 3);
+    let inspected = json(&["--json", "inspect", config]);
+    assert_eq!(inspected["image"]["size"], 64 << 20);
+    assert_eq!(inspected["image"]["layers"].as_array().unwrap().len(), 3);
+    assert_eq!(inspected["files"][2]["zfile"]["block_size"], 16384);
+    let out = scratch.path("out");
+    answer(&["extract", config, "-o", str(&out)]);
+    assert!(fs::read(&out).unwrap() == disk);
+    let piped = ovbd(&["extract", config, "-o", "-"]);
+    assert!(piped.status.success() && piped.stdout == disk);
+}
+
+#[test]
+fn outputs_are_not_replaced_without_force() {
+    let scratch = Scratch::new();
+    let out = scratch.file("out", b"precious");
+    let layer = golden("lsmt/pat-overlap.lsmt");
+    let svg = scratch.file("svg", b"precious");
+    for arguments in [
+        &["compress", str(&layer), "-o", str(&out)][..],
+        &["extract", str(&layer), "-o", str(&out)],
+        &["build", "--raw", str(&layer), "-o", str(&out)],
+        &["inspect", str(&layer), "--svg", str(&svg)],
+    ] {
+        let (code, message) = failure(arguments);
+        assert_eq!(code, 1);
+        assert!(
+            message.contains("exists already; give --force"),
+            "{message}"
+        );
+        let with_force = [arguments, &["--force"]].concat();
+        answer(&with_force);
+        fs::write(arguments[arguments.len() - 1], b"precious").unwrap();
+    }
+    assert_eq!(scratch.names(), ["out", "svg"]);
+}
+
+#[test]
+fn verification_fails_with_code_3_and_the_offset() {
+    let scratch = Scratch::new();
+    let mut bytes = fs::read(golden("tar/text-zstd-4k.zfile.tar")).unwrap();
+    bytes[1536 + 512 + 5] ^= 1;
+    let bad = scratch.file("bad", &bytes);
+    let good = golden("zfile/text-lz4-4k.zfile");
+    let (code, message) = failure(&["verify", str(&good), str(&bad)]);
+    assert_eq!(code, 3);
+    let expected = format!(
+        "ovbd: 1 of 2 files are bad; the first is {} at byte 2048\n",
+        bad.display()
+    );
+    assert_eq!(message, expected);
+    let output = ovbd(&["--json", "verify", str(&bad)]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["files"][0]["first_bad_offset"], 2048);
+    assert_eq!(report["files"][0]["blocks"]["bad"], 1);
+    assert_eq!(report["files"][0]["blocks"]["listed"][0]["block"], 0);
+}
+
+#[test]
+fn wrong_arguments_are_explained() {
+    let scratch = Scratch::new();
+    let layer = golden("lsmt/pat-overlap.lsmt");
+    let out = scratch.path("out");
+    let (layer, out) = (str(&layer), str(&out));
+    for (arguments, code, words) in [
+        (
+            &["compress", layer, "-o", out, "--block-size", "5k"][..],
+            2,
+            "block size 5120: 4k, 8k",
+        ),
+        (
+            &["compress", layer, "-o", out, "--block-size", "x"],
+            2,
+            "is no size",
+        ),
+        (
+            &["compress", "/nowhere", "-o", out],
+            6,
+            "/nowhere: cannot open",
+        ),
+        (
+            &["verify", layer, layer, "--digest", DIGEST],
+            2,
+            "--digest is for one file, not for 2",
+        ),
+        (
+            &["verify", layer, "--digest", "sha256:12"],
+            2,
+            "is no digest",
+        ),
+        (&["verify", layer, "--digest", DIGEST], 3, "bad"),
+        (&["build", "-o", out], 2, "--raw"),
+        (
+            &["build", "--raw", layer, "-o", out, "--uuid", "x"],
+            2,
+            "hexadecimal",
+        ),
+        (
+            &["build", "--raw", layer, "-o", out, "--fs", "ext4"],
+            2,
+            "--from-dir",
+        ),
+        (
+            &["build", "--raw", layer, "-o", out, "--virtual-size", "4k"],
+            2,
+            "cuts off",
+        ),
+        (
+            &["extract", layer, layer, "--to", "blob", "-o", out],
+            2,
+            "name one file",
+        ),
+        (&["inspect", "--map", "/dev/null"], 3, "/dev/null: is empty"),
+    ] {
+        let (found, message) = failure(arguments);
+        assert_eq!(found, code, "{arguments:?}: {message}");
+        assert!(message.contains(words), "{arguments:?}: {message}");
+    }
+    assert!(scratch.names().is_empty());
+}
+
+const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+#[test]
+fn the_map_is_plain_where_nobody_sees_colours() {
+    let layers = [0, 1, 2].map(|n| golden(&format!("ext4/layer{n}.lz4.zfile")));
+    let [a, b, c] = layers.each_ref().map(|path| str(path));
+    let shown = answer(&["inspect", "--map", a, b, c]);
+    assert!(!shown.contains('\u{1b}'));
+    let map = &shown[shown.find("64.0 MiB disk,").unwrap()..];
+    assert_eq!(map, include_str!("map.txt"));
+    let colours = answer(&["inspect", "--map", "--color", "always", a, b, c]);
+    assert!(colours.contains("\u{1b}[38;5;"));
+}
+
+#[test]
+fn the_picture_is_well_formed() {
+    let scratch = Scratch::new();
+    let layers = [0, 1, 2].map(|n| golden(&format!("lsmt/stack{n}.lsmt")));
+    let [a, b, c] = layers.each_ref().map(|path| str(path));
+    let svg = scratch.path("picture.svg");
+    answer(&["inspect", "--svg", str(&svg), a, b, c]);
+    let picture = fs::read_to_string(svg).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
+    // Every element is closed.
+    let opened = picture.matches('<').count();
+    let closed = picture.matches("/>").count() + 2 * picture.matches("</").count();
+    assert_eq!(opened, closed);
+    for name in [
+        "stack0.lsmt",
+        "stack1.lsmt",
+        "stack2.lsmt",
+        "4.00 MiB disk of 3 layers",
+    ] {
+        assert!(picture.contains(name), "{name}");
+    }
+}
+
+/// A tag is somebody else's text: it must not reach the terminal as it is.
+#[test]
+fn a_tag_cannot_control_the_terminal() {
+    let scratch = Scratch::new();
+    let raw = scratch.file("raw", &[7; 512]);
+    let layer = scratch.path("layer");
+    answer(&[
+        "build",
+        "--raw",
+        str(&raw),
+        "-o",
+        str(&layer),
+        "--tag",
+        "\u{1b}[31mred",
+    ]);
+    let shown = answer(&["inspect", str(&layer)]);
+    assert!(
+        shown.contains("red") && !shown.contains('\u{1b}'),
+        "{shown}"
+    );
+}
