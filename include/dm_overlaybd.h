@@ -42,6 +42,7 @@ struct page *dm_ovbd_virt_to_page(const void *address);
 
 bool dm_ovbd_may_work_here(const struct task_struct *submitter);
 unsigned int dm_ovbd_online_cpus(void);
+void dm_ovbd_cond_resched(void);
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev);
 unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev);

@@ -6,6 +6,7 @@
 #include <linux/mm.h>
 #include <linux/percpu.h>
 #include <linux/ratelimit.h>
+#include <linux/sched.h>
 
 #include "dm_overlaybd.h"
 
@@ -39,6 +40,11 @@ bool dm_ovbd_may_work_here(const struct task_struct *submitter)
 unsigned int dm_ovbd_online_cpus(void)
 {
 	return num_online_cpus();
+}
+
+void dm_ovbd_cond_resched(void)
+{
+	cond_resched();
 }
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev)

@@ -29,6 +29,11 @@ impl Platform for Kernel {
         // SAFETY: `data` is as long as it says.
         unsafe { bindings::crc32c(seed, data.as_ptr().cast(), data.len()) }
     }
+
+    fn relax() {
+        // SAFETY: Constructors may sleep.
+        unsafe { bindings::dm_ovbd_cond_resched() };
+    }
 }
 
 /// A file that lies on a block device from a sector on. For constructors.
