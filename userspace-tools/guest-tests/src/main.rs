@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["run", patterns @ ..] => harness::run(cases::all(), patterns),
+        ["child", words @ ..] => cases::child(words),
         ["list", patterns @ ..] => list(patterns),
         ["demo", config] => demo::show(Path::new(config)).map(|()| ExitCode::SUCCESS),
         ["pack-golden", dir, out] => {

@@ -3,10 +3,10 @@
 //! Removing an image: mounts, its device, and whatever nothing stands on any more.
 //!
 //! The kernel removes layers with their last user by itself ([`crate::up`]). It does so a moment
-//! later, and removes only what is marked; here they are removed at once, so that everything is gone
-//! when the command returns, and what a killed process left without a mark goes as well.
+//! later, and removes only what is marked. Here they are removed at once, what a killed process left
+//! without a mark goes as well, and the command returns when everything is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,11 +22,10 @@ use crate::lock::HostLock;
 use crate::step::{Step, Watch};
 use crate::{busy, loopdev, mount, Result};
 
-/// How long others may have the image's device open in passing: whoever looks at every new block
-/// device.
+/// How long the image's device may be open in passing: to whoever looks at every new block device.
 const PASSING: Duration = Duration::from_secs(2);
-/// How long the kernel may take to free loop devices.
-const FREEING: Duration = Duration::from_secs(2);
+/// How long the kernel may take to let go of what stood below a device that was removed.
+const LETTING_GO: Duration = Duration::from_secs(5);
 /// How often to look.
 const INTERVAL: Duration = Duration::from_millis(5);
 
@@ -84,16 +83,13 @@ pub struct Report {
 pub fn down(name: &Name, options: Options, watch: Watch<'_>) -> Result<Report> {
     let dm = Dm::open()?;
     let _lock = HostLock::exclusive();
-    let udev = Udev::begin();
-    let mut cleaner = Cleaner::new(&dm, &udev, watch);
+    let mut cleaner = Cleaner::new(&dm, watch);
     let mut report = Report {
         name: name.to_string(),
         ..Report::default()
     };
     let result = cleaner.image(name, options, &mut report);
-    cleaner.inner_devices()?;
-    let (removed, loops) = (cleaner.removed, cleaner.loops);
-    report.notes.extend(finish(&dm, udev, removed, loops)?);
+    report.notes = finish(cleaner)?;
     result.map(|()| report)
 }
 
@@ -105,32 +101,33 @@ pub fn images(dm: &Dm) -> Result<Vec<String>> {
     Ok(images.map(|(_, info)| info.name).collect())
 }
 
-/// Removes the inner devices that nothing stands on, and what else dead processes left.
-pub fn clean(dm: &Dm, watch: Watch<'_>) -> Result<()> {
+/// Removes the inner devices that nothing stands on, and what else dead processes left. Waits until
+/// the kernel has freed `loops`, which are loop devices by number, unless something stands on them.
+pub fn clean(dm: &Dm, loops: BTreeSet<u64>, watch: Watch<'_>) -> Result<Vec<String>> {
     let _lock = HostLock::exclusive();
-    let udev = Udev::begin();
-    let mut cleaner = Cleaner::new(dm, &udev, watch);
-    cleaner.inner_devices()?;
-    let (removed, loops) = (cleaner.removed, cleaner.loops);
-    finish(dm, udev, removed, loops)?;
-    Ok(())
+    let mut cleaner = Cleaner::new(dm, watch);
+    cleaner.loops = loops;
+    finish(cleaner)
 }
 
-/// Waits until the kernel and udev have done their part.
-fn finish(
-    dm: &Dm,
-    udev: Udev,
-    removed: BTreeMap<String, u64>,
-    loops: BTreeSet<u64>,
-) -> Result<Vec<String>> {
+/// Removes what nothing stands on, and waits until kernel and udev have done their part. Returns
+/// what did not work out.
+fn finish(mut cleaner: Cleaner<'_>) -> Result<Vec<String>> {
     let mut notes = Vec::new();
+    notes.extend(cleaner.inner_devices()?);
+    notes.extend(cleaner.wait_for_loops()?);
+    let Cleaner {
+        dm, removed, udev, ..
+    } = cleaner;
     if !udev.settle() {
         notes.push("udev did not handle the removal within half a minute".to_owned());
     }
-    for (name, dev) in removed {
-        node::forget(&name, dev);
+    for name in removed {
+        // Without the lock, another process may have made it again.
+        if dm.info(Id::Name(&name))?.is_none() {
+            node::forget(&name);
+        }
     }
-    notes.extend(wait_for_loops(dm, loops)?);
     udev::sweep();
     Ok(notes)
 }
@@ -148,33 +145,36 @@ pub(crate) fn own_devices(dm: &Dm) -> Result<Vec<(Role, Info)>> {
 
 struct Cleaner<'a> {
     dm: &'a Dm,
-    udev: &'a Udev,
+    udev: Udev,
     watch: Watch<'a>,
-    /// Names and numbers of what was removed.
-    removed: BTreeMap<String, u64>,
+    /// Names of what is gone.
+    removed: BTreeSet<String>,
     /// Loop devices that were in use by it.
     loops: BTreeSet<u64>,
 }
 
 impl<'a> Cleaner<'a> {
-    fn new(dm: &'a Dm, udev: &'a Udev, watch: Watch<'a>) -> Self {
+    fn new(dm: &'a Dm, watch: Watch<'a>) -> Self {
         Self {
             dm,
-            udev,
+            udev: Udev::begin(),
             watch,
-            removed: BTreeMap::new(),
+            removed: BTreeSet::new(),
             loops: BTreeSet::new(),
         }
     }
 
     fn image(&mut self, name: &Name, options: Options, report: &mut Report) -> Result<()> {
         let Some(info) = self.dm.info(Id::Name(name.as_str()))? else {
+            // What the kernel removed by itself may have left a link.
+            self.removed.insert(name.to_string());
             return Ok(());
         };
         if Role::of_uuid(&info.uuid) != Some(Role::Image) {
             return Err(DownError::NotOurs(name.to_string()).into());
         }
         report.existed = true;
+        self.note_loops_below(info.dev)?;
         report.unmounted = mount::unmount_all(info.dev, options.deferred)?;
         for target in &report.unmounted {
             (self.watch)(Step::Unmounted(target.clone()));
@@ -182,7 +182,7 @@ impl<'a> Cleaner<'a> {
         let deadline = Instant::now() + PASSING;
         while !self.remove(&info)? {
             if options.deferred {
-                self.dm.remove_deferred(Id::Uuid(&info.uuid), self.udev)?;
+                self.dm.remove_deferred(Id::Uuid(&info.uuid), &self.udev)?;
                 report.deferred = true;
                 break;
             }
@@ -202,69 +202,105 @@ impl<'a> Cleaner<'a> {
         Ok(())
     }
 
+    /// Notes the loop devices at the bottom of what `dev` stands on, as long as that can be seen;
+    /// those that the kernel frees by itself.
+    fn note_loops_below(&mut self, dev: u64) -> Result<()> {
+        let mut below = self.dm.deps(Id::Dev(dev))?;
+        while let Some(dev) = below.pop() {
+            if loopdev::is_loop(dev) {
+                self.loops
+                    .extend(Some(dev).filter(|&dev| loopdev::is_autoclear(dev)));
+            } else {
+                below.extend(existing_deps(self.dm, dev)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a device; false if it is open.
     fn remove(&mut self, info: &Info) -> Result<bool> {
-        let id = Id::Uuid(&info.uuid);
-        let loops = self
-            .dm
-            .deps(id)?
-            .into_iter()
-            .filter(|&dev| loopdev::is_loop(dev));
-        let loops: Vec<u64> = loops.collect();
-        match self.dm.remove(id, self.udev) {
-            Ok(()) => {
-                (self.watch)(Step::Removed(info.name.clone()));
-                self.removed.insert(info.name.clone(), info.dev);
-            }
+        match self.dm.remove(Id::Uuid(&info.uuid), &self.udev) {
+            Ok(()) => (self.watch)(Step::Removed(info.name.clone())),
             Err(error) if error.errno() == Some(Errno::BUSY) => return Ok(false),
             // The kernel, or somebody else, was faster.
-            Err(error) if error.errno() == Some(Errno::NXIO) => {
-                self.removed.insert(info.name.clone(), info.dev);
-            }
+            Err(error) if error.errno() == Some(Errno::NXIO) => {}
             Err(error) => return Err(error.into()),
         }
-        self.loops.extend(loops);
+        self.removed.insert(info.name.clone());
         Ok(true)
     }
 
-    /// Removes every inner device that is not open, and then what that has closed.
-    fn inner_devices(&mut self) -> Result<()> {
+    /// Removes every inner device that nothing stands on. One of those that is open was just let go
+    /// by the kernel, or is about to be.
+    fn inner_devices(&mut self) -> Result<Option<String>> {
+        let deadline = Instant::now() + LETTING_GO;
         loop {
+            let idle = idle_devices(self.dm)?;
+            if idle.is_empty() {
+                return Ok(None);
+            }
             let mut progress = false;
-            for (role, info) in own_devices(self.dm)? {
-                if role != Role::Image && info.open_count == 0 {
-                    progress |= self.remove(&info)?;
-                }
+            for info in &idle {
+                self.note_loops_below(info.dev)?;
+                progress |= self.remove(info)?;
+            }
+            if !progress && Instant::now() >= deadline {
+                let names: Vec<&str> = idle.iter().map(|info| info.name.as_str()).collect();
+                let names = names.join(", ");
+                return Ok(Some(format!("{names}: still open to other programs")));
             }
             if !progress {
-                return Ok(());
+                thread::sleep(INTERVAL);
             }
+        }
+    }
+
+    /// Waits until the kernel has freed the loop devices that nothing of ours stands on.
+    fn wait_for_loops(&mut self) -> Result<Option<String>> {
+        if self.loops.is_empty() {
+            return Ok(None);
+        }
+        for (_, info) in own_devices(self.dm)? {
+            for dev in existing_deps(self.dm, info.dev)? {
+                self.loops.remove(&dev);
+            }
+        }
+        let deadline = Instant::now() + LETTING_GO;
+        loop {
+            self.loops.retain(|&dev| loopdev::is_bound(dev));
+            if self.loops.is_empty() {
+                return Ok(None);
+            }
+            if Instant::now() >= deadline {
+                let numbers = self.loops.iter().map(|dev| rustix::fs::minor(*dev));
+                let names: Vec<String> = numbers.map(|number| format!("loop{number}")).collect();
+                return Ok(Some(format!(
+                    "{}: still open to other programs",
+                    names.join(", ")
+                )));
+            }
+            thread::sleep(INTERVAL);
         }
     }
 }
 
-/// Waits until the kernel has freed the loop devices that nothing of ours stands on.
-fn wait_for_loops(dm: &Dm, mut loops: BTreeSet<u64>) -> Result<Option<String>> {
-    if loops.is_empty() {
-        return Ok(None);
+/// What a device stands on, if it is device-mapper's.
+fn existing_deps(dm: &Dm, dev: u64) -> Result<Vec<u64>> {
+    match dm.info(Id::Dev(dev))? {
+        Some(_) => Ok(dm.deps(Id::Dev(dev))?),
+        None => Ok(Vec::new()),
     }
-    for (_, info) in own_devices(dm)? {
-        for dev in dm.deps(Id::Dev(info.dev))? {
-            loops.remove(&dev);
-        }
+}
+
+/// The inner devices that no device of ours stands on.
+fn idle_devices(dm: &Dm) -> Result<Vec<Info>> {
+    let own = own_devices(dm)?;
+    let mut used = BTreeSet::new();
+    for (_, info) in &own {
+        used.extend(existing_deps(dm, info.dev)?);
     }
-    let deadline = Instant::now() + FREEING;
-    loop {
-        loops.retain(|&dev| loopdev::is_bound(dev));
-        if loops.is_empty() {
-            return Ok(None);
-        }
-        if Instant::now() >= deadline {
-            let count = loops.len();
-            return Ok(Some(format!(
-                "{count} loop devices are still in use by other programs"
-            )));
-        }
-        thread::sleep(INTERVAL);
-    }
+    let idle = own
+        .into_iter()
+        .filter(|(role, info)| *role != Role::Image && !used.contains(&info.dev));
+    Ok(idle.map(|(_, info)| info).collect())
 }

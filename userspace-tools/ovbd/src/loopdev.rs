@@ -367,10 +367,20 @@ pub fn is_loop(dev: u64) -> bool {
     rustix::fs::major(dev) == LOOP_MAJOR
 }
 
+/// Where sysfs describes what the loop device `dev` is bound to; not there if it is not bound.
+fn binding_folder(dev: u64) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{}/loop", DevNo(dev)))
+}
+
 /// Whether the loop device `dev` is bound to a file.
 pub fn is_bound(dev: u64) -> bool {
-    let device = format!("/sys/dev/block/{}/loop", DevNo(dev));
-    Path::new(&device).exists()
+    binding_folder(dev).exists()
+}
+
+/// Whether the kernel frees the loop device `dev` with its last user.
+pub fn is_autoclear(dev: u64) -> bool {
+    let attribute = binding_folder(dev).join("autoclear");
+    fs::read_to_string(attribute).is_ok_and(|text| text.trim() == "1")
 }
 
 #[cfg(test)]

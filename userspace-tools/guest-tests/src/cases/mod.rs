@@ -9,10 +9,12 @@ mod harness;
 mod image;
 mod lsmt;
 mod module;
+mod tool;
 mod tables;
 mod zfile;
 
 use crate::harness::Case;
+pub use tool::child;
 
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Case> {
@@ -22,6 +24,7 @@ pub fn all() -> Vec<Case> {
         zfile::cases(),
         lsmt::cases(),
         image::cases(),
+        tool::cases(),
         below::cases(),
         contract::cases(),
         tables::cases(),

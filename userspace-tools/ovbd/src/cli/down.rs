@@ -2,6 +2,8 @@
 
 //! `ovbd down`.
 
+use std::collections::BTreeSet;
+
 use ovbd::dm::{Dm, Name};
 use ovbd::down::{self, Options, Report};
 use ovbd::output::Output;
@@ -71,7 +73,7 @@ fn names(args: &Args) -> Result<Vec<Name>> {
     let names = down::images(&dm)?;
     if names.is_empty() {
         // There may be layers without an image.
-        down::clean(&dm, &|_| {})?;
+        down::clean(&dm, BTreeSet::new(), &|_| {})?;
     }
     names.into_iter().map(|name| Ok(Name::new(name)?)).collect()
 }

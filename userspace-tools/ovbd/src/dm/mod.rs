@@ -106,6 +106,12 @@ pub enum Id<'a> {
     Dev(u64),
 }
 
+impl From<u64> for Id<'_> {
+    fn from(dev: u64) -> Self {
+        Self::Dev(dev)
+    }
+}
+
 impl Id<'_> {
     fn request(self) -> Buffer {
         match self {
@@ -198,6 +204,16 @@ fn control_remedy(error: &io::Error) -> &'static str {
 }
 
 impl Error {
+    /// A request about `id` that failed with `errno`.
+    pub(crate) fn request(id: Id<'_>, action: &'static str, errno: Errno) -> Self {
+        Self::Request {
+            device: id.to_string(),
+            action,
+            source: errno.into(),
+            log: Vec::new(),
+        }
+    }
+
     /// The system's error number, if a request failed.
     pub fn errno(&self) -> Option<Errno> {
         match self {
@@ -310,15 +326,16 @@ impl Dm {
         Ok(info(&answer))
     }
 
-    /// Loads a read-only table, which a resume makes live.
-    pub fn load(&self, dev: u64, table: &[Target]) -> Result<()> {
-        let request = Buffer::new().dev(dev).flags(flags::READ_ONLY);
+    /// Loads a read-only table, which a resume makes live. The device's node appears with its first
+    /// table.
+    pub fn load<'a>(&self, id: impl Into<Id<'a>>, table: &[Target]) -> Result<()> {
+        let id = id.into();
+        let request = id.request().flags(flags::READ_ONLY);
         let request = table.iter().fold(request, |request, line| {
             request.target(line.start, line.length, &line.kind, &line.params)
         });
         let log = KernelLog::from_now();
-        let result = self.run(&DevNo(dev), "load the table", Command::Load, request);
-        match result {
+        match self.run(&id, "load the table", Command::Load, request) {
             Ok(_) => Ok(()),
             Err(Error::Request {
                 device,
@@ -326,12 +343,14 @@ impl Dm {
                 source,
                 ..
             }) => {
-                let log = log.about(DevNo(dev));
+                // The log knows devices by number.
+                let info = self.info(id).ok().flatten();
+                let log = info.map(|info| log.about(DevNo(info.dev)));
                 Err(Error::Request {
                     device,
                     action,
                     source,
-                    log,
+                    log: log.unwrap_or_default(),
                 })
             }
             Err(other) => Err(other),
@@ -339,10 +358,11 @@ impl Dm {
     }
 
     /// Makes a loaded table live, and ends a suspension.
-    pub fn resume(&self, dev: u64, udev: &Udev) -> Result<Info> {
+    pub fn resume<'a>(&self, id: impl Into<Id<'a>>, udev: &Udev) -> Result<Info> {
+        let id = id.into();
         let answer = udev.tell(|event_nr| {
-            let request = Buffer::new().dev(dev).event_nr(event_nr);
-            let answer = self.run(&DevNo(dev), "resume", Command::Suspend, request)?;
+            let request = id.request().event_nr(event_nr);
+            let answer = self.run(&id, "resume", Command::Suspend, request)?;
             let generated = answer.answer_flags() & flags::UEVENT_GENERATED != 0;
             Ok((answer, generated))
         })?;
@@ -383,12 +403,18 @@ impl Dm {
         existing(result.map(|answer| info(&answer)))
     }
 
-    /// The devices that a device's live table stands on; none if it does not exist.
+    /// The devices that a device stands on, with its live table and with one that is loaded and not
+    /// live yet; none if it does not exist.
     pub fn deps(&self, id: Id<'_>) -> Result<Vec<u64>> {
-        let result = self.ask(&id, "list what it stands on", Command::Deps, &id.request());
-        Ok(existing(result)?
-            .map(|answer| answer.dep_list())
-            .unwrap_or_default())
+        let mut deps = Vec::new();
+        for which in [0, flags::QUERY_INACTIVE] {
+            let request = id.request().flags(which);
+            let result = self.ask(&id, "list what it stands on", Command::Deps, &request);
+            deps.extend(existing(result)?.iter().flat_map(Buffer::dep_list));
+        }
+        deps.sort_unstable();
+        deps.dedup();
+        Ok(deps)
     }
 
     /// The status lines of a device's live table.

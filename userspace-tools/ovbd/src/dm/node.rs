@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{symlink, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FileType, Mode, CWD};
 
@@ -44,24 +45,33 @@ pub fn make(path: &Path, kind: FileType, dev: u64) -> io::Result<()> {
     }
 }
 
-/// Opens the device-mapper device `dev`, known as `name`, for reading.
+/// Opens the device-mapper device `dev` for reading. ENXIO: there is none (any more).
 ///
 /// As long as the file is open, the device cannot be removed and its number is not given away.
-pub fn open(name: &str, dev: u64) -> io::Result<File> {
-    let (kernel, mapper) = (kernel_path(dev), mapper_path(name));
-    let path = if leads_to(&kernel, dev) {
-        kernel
-    } else {
-        ensure(name, dev)?;
-        mapper
+pub fn open(dev: u64) -> io::Result<File> {
+    let kernel = kernel_path(dev);
+    let file = match File::open(&kernel) {
+        Ok(file) => file,
+        // No devtmpfs here; or there was such a device until now.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => open_unnamed(dev)?,
+        Err(e) => return Err(e),
     };
-    let file = File::open(path)?;
     if file.metadata()?.rdev() == dev {
         Ok(file)
     } else {
-        // It was replaced in between: the device that was meant is gone.
         Err(rustix::io::Errno::NXIO.into())
     }
+}
+
+/// Opens a block device by a node that exists only for that moment.
+fn open_unnamed(dev: u64) -> io::Result<File> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = PathBuf::from(format!("/dev/.ovbd-{}-{count}", std::process::id()));
+    make(&path, FileType::BlockDevice, dev)?;
+    let file = File::open(&path);
+    remove_file(&path)?;
+    file
 }
 
 /// Makes sure that `/dev/mapper/NAME` leads to `dev`, replacing what is left of an older device.
@@ -85,18 +95,13 @@ pub fn ensure(name: &str, dev: u64) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// Removes `/dev/mapper/NAME` after `dev`, the device of that name, was removed: a link to nothing,
-/// or a node with its number.
-///
-/// A live device's node stays: a new device may have taken the name.
-pub fn forget(name: &str, dev: u64) {
+/// Removes `/dev/mapper/NAME`, which leads to nothing or, worse, to the device that has the number
+/// now: call this if there is no device of that name any more. What is no link and no block device
+/// stays.
+pub fn forget(name: &str) {
     let path = mapper_path(name);
-    let stale = match fs::symlink_metadata(&path) {
-        Ok(meta) if meta.file_type().is_symlink() => !path.exists(),
-        Ok(meta) => meta.file_type().is_block_device() && meta.rdev() == dev,
-        Err(_) => false,
-    };
-    if stale {
+    let kind = fs::symlink_metadata(&path).map(|meta| meta.file_type());
+    if kind.is_ok_and(|kind| kind.is_symlink() || kind.is_block_device()) {
         // What cannot be removed is replaced when the name is used again.
         let _ = remove_file(&path);
     }

@@ -57,6 +57,7 @@ pub mod flags {
     pub const INACTIVE: u32 = 1 << 6;
     pub const BUFFER_FULL: u32 = 1 << 8;
     pub const NO_FLUSH: u32 = 1 << 11;
+    pub const QUERY_INACTIVE: u32 = 1 << 12;
     pub const UEVENT_GENERATED: u32 = 1 << 13;
     pub const DEFERRED_REMOVE: u32 = 1 << 17;
 }
@@ -214,7 +215,7 @@ impl Buffer {
         devices
     }
 
-    /// The answer to `Deps`: the devices that the live table stands on.
+    /// The answer to `Deps`: the devices that the table stands on.
     pub fn dep_list(&self) -> Vec<u64> {
         let answer = self.answer();
         let count = u32_at(answer, 0).unwrap_or(0) as usize;

@@ -11,7 +11,7 @@ use super::{LayerReport, UpError};
 use crate::dm::udev::Udev;
 use crate::dm::{self, node, DevNo, Dm, Id, Info, Name, Target};
 use crate::identity::{Identity, Role};
-use crate::loopdev::LoopDevice;
+use crate::loopdev::{node_path, LoopDevice};
 use crate::plan::{Form, Layer};
 use crate::step::{Step, Watch};
 use crate::{table, Error, Result};
@@ -26,8 +26,8 @@ pub(super) struct Builder<'a> {
     pub(super) watch: Watch<'a>,
     /// Inner devices, open, so that they cannot be removed.
     devices: Vec<File>,
-    /// Loop devices, open, so that they are not freed.
-    pub(super) loops: Vec<LoopDevice>,
+    /// Loop devices by number, open, so that they are not freed.
+    loops: Vec<(u64, LoopDevice)>,
 }
 
 /// A device that lsmt or zfile can stand on.
@@ -63,6 +63,19 @@ impl<'a> Builder<'a> {
             devices: Vec::new(),
             loops: Vec::new(),
         }
+    }
+
+    /// The loop devices in use, by number.
+    pub(super) fn loops(&self) -> impl Iterator<Item = u64> + '_ {
+        self.loops.iter().map(|(dev, _)| *dev)
+    }
+
+    /// Holds a loop device; returns its number.
+    pub(super) fn keep(&mut self, device: LoopDevice) -> Result<u64> {
+        let path = node_path(device.number());
+        let dev = device.dev().map_err(|e| Error::io("examine", path, e))?;
+        self.loops.push((dev, device));
+        Ok(dev)
     }
 
     /// Makes the device that lsmt reads for `layer`.
@@ -108,22 +121,27 @@ impl<'a> Builder<'a> {
             let Some(info) = self.find_or_create(&name, &uuid)? else {
                 return Ok(None);
             };
-            let Some(info) = self.hold(info)? else {
-                return Ok(None);
-            };
             if info.live {
-                (self.watch)(Step::Shared(name.clone()));
-                return Ok(Some((info.dev, true)));
+                let held = self.hold(&info)?;
+                return Ok(held.then(|| {
+                    (self.watch)(Step::Shared(name.clone()));
+                    (info.dev, true)
+                }));
             }
             if let Some(make_table) = make_table.take() {
                 lines = Some(make_table(self)?);
             }
-            let refused = |source| UpError::Layer {
-                path: layer.path.clone(),
-                source,
+            let refused = |error| refused(layer, error);
+            let Some(()) = still_there(self.load(&info, lines.as_deref().unwrap_or_default()))
+                .map_err(refused)?
+            else {
+                return Ok(None);
             };
-            self.go_live(&info, lines.as_deref().unwrap_or_default())
-                .map_err(refused)?;
+            // There is nothing to open before the first table is loaded.
+            if !self.hold(&info)? {
+                return Ok(None);
+            }
+            self.go_live(&info).map_err(refused)?;
             Ok(Some((info.dev, false)))
         })?;
         Ok(Lower {
@@ -154,33 +172,55 @@ impl<'a> Builder<'a> {
     }
 
     /// Opens an inner device, so that it stays, and has the kernel remove it with its last user.
-    /// Returns what it is now; nothing if it is another one by now.
-    fn hold(&mut self, info: Info) -> Attempt<Info> {
-        let opened = node::open(&info.name, info.dev);
-        let now = self
-            .dm
-            .info(Id::Dev(info.dev))?
-            .filter(|now| now.uuid == info.uuid);
-        let file = match (opened, &now) {
-            (_, None) => return Ok(None),
-            (Ok(file), Some(_)) => file,
-            (Err(e), Some(_)) if Errno::from_io_error(&e) == Some(Errno::NXIO) => return Ok(None),
-            (Err(e), Some(_)) => return Err(Error::io("open", node::mapper_path(&info.name), e)),
+    /// False if it is gone, or another one by now.
+    fn hold(&mut self, info: &Info) -> Result<bool> {
+        let opened = node::open(info.dev);
+        let now = self.dm.info(Id::Dev(info.dev))?;
+        let file = match opened {
+            _ if now.is_none_or(|now| now.uuid != info.uuid) => return Ok(false),
+            Err(e) if Errno::from_io_error(&e) == Some(Errno::NXIO) => return Ok(false),
+            Err(e) => return Err(Error::io("open", node::mapper_path(&info.name), e)),
+            Ok(file) => file,
         };
         self.devices.push(file);
         if !info.deferred_remove {
             self.dm.remove_deferred(Id::Dev(info.dev), self.udev)?;
-            (self.watch)(Step::Marked(info.name));
+            (self.watch)(Step::Marked(info.name.clone()));
         }
-        Ok(now)
+        Ok(true)
     }
 
-    fn go_live(&self, info: &Info, table: &[Target]) -> Result<Info, dm::Error> {
-        self.dm.load(info.dev, table)?;
+    // By UUID: the number may be another device's by now.
+
+    fn load(&self, info: &Info, table: &[Target]) -> Result<(), dm::Error> {
+        self.dm.load(Id::Uuid(&info.uuid), table)?;
         (self.watch)(Step::Loaded(info.name.clone()));
-        let info = self.dm.resume(info.dev, self.udev)?;
-        (self.watch)(Step::Live(info.name.clone()));
-        Ok(info)
+        Ok(())
+    }
+
+    /// Makes the loaded table live.
+    ///
+    /// A resume suspends, exchanges tables and resumes, and is not atomic: of two processes that do
+    /// it to a new device at once, one may fail or find nothing to do while the other is at it.
+    fn go_live(&self, info: &Info) -> Result<Info, dm::Error> {
+        let id = Id::Uuid(&info.uuid);
+        let mut attempts = 0..ATTEMPTS;
+        loop {
+            let result = self.dm.resume(id, self.udev);
+            let now = self.dm.info(id)?.filter(|now| now.live);
+            if let Some(now) = now {
+                (self.watch)(Step::Live(now.name.clone()));
+                return Ok(now);
+            }
+            let error = match result {
+                Err(error) => error,
+                Ok(_) => dm::Error::request(id, "make live", Errno::AGAIN),
+            };
+            if attempts.next().is_none() || error.errno() == Some(Errno::NXIO) {
+                return Err(error);
+            }
+            thread::yield_now();
+        }
     }
 
     /// The image's device, if it is there and live. An error if the name is taken.
@@ -201,19 +241,34 @@ impl<'a> Builder<'a> {
             let Some(info) = self.find_or_create(name.as_str(), uuid)? else {
                 return Ok(None);
             };
-            match self.go_live(&info, &table) {
+            match self.load(&info, &table).and_then(|()| self.go_live(&info)) {
                 Ok(info) => Ok(Some((info, false))),
-                // Removed under our hands.
-                Err(error) if error.errno() == Some(Errno::NXIO) => Ok(None),
                 Err(error) => {
                     // Without a table it is of no use to anybody. The error that counts is the one
                     // before.
                     let _ = self.dm.remove(Id::Uuid(uuid), self.udev);
-                    Err(error.into())
+                    still_there(Err(error)).map_err(Error::from)
                 }
             }
         })
     }
+}
+
+/// Nothing if the device was removed under our hands.
+fn still_there<T>(result: Result<T, dm::Error>) -> Result<Option<T>, dm::Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.errno() == Some(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn refused(layer: &Layer, source: dm::Error) -> Error {
+    UpError::Layer {
+        path: layer.path.clone(),
+        source,
+    }
+    .into()
 }
 
 fn name_taken(other: &Info) -> Error {

@@ -5,15 +5,15 @@
 //! # Nothing is left behind
 //!
 //! The kernel counts references; this code only has to hold one at every moment. A loop device is
-//! bound with AUTOCLEAR and held open. An inner device is held open from its creation on, and at
-//! once marked for removal when it is closed for the last time. Then the device above takes over. If
-//! the tool dies in between, the kernel closes what it held, and everything that nothing stands on
-//! goes away. In the same way, removing the last image on a layer removes the layer, even if it is
-//! done with `dmsetup`.
+//! bound with AUTOCLEAR and held open. An inner device is opened as soon as it can be, which is when
+//! its table is loaded, and at once marked for removal when it is closed for the last time. Then the
+//! device above takes over. If the tool dies, the kernel closes what it held, and everything that
+//! nothing stands on goes away. In the same way, removing the last image on a layer removes the
+//! layer, even if it is done with `dmsetup`.
 //!
-//! The image's own device has nobody to hold it: if the tool dies after creating it and before its
-//! table is live, it remains without a live table. The next `up` of that image goes on with it, and
-//! `down` removes it.
+//! Two things can remain of a tool that dies: an inner device that is not marked yet, and the image's
+//! own device, which has nobody to hold it; both without a live table. The next `up` of that image
+//! goes on with them, and any `down` removes such an inner device, the image's own `down` the image.
 //!
 //! # Nothing is made twice
 //!
@@ -25,6 +25,7 @@
 mod builder;
 mod storage;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
@@ -167,14 +168,13 @@ pub fn up(
     for target in plan.targets() {
         dm.require_target(target)?;
     }
-    let mut report = match compose(&dm, plan, name, watch) {
-        Ok(report) => report,
-        Err(error) => {
-            // The kernel is at it already; this waits until it is done.
-            let _ = down::clean(&dm, watch);
-            return Err(error);
-        }
-    };
+    let mut loops = BTreeSet::new();
+    let composed = compose(&dm, plan, name, watch, &mut loops);
+    if composed.is_err() {
+        // The kernel is at it already; this waits until it is done.
+        let _ = down::clean(&dm, loops, watch);
+    }
+    let mut report = composed?;
     if let Some(at) = mount_at {
         if let Err(error) = mount_image(&mut report, at, watch) {
             if !report.already {
@@ -187,10 +187,21 @@ pub fn up(
     Ok(report)
 }
 
-fn compose(dm: &Dm, plan: &Plan, name: &Name, watch: Watch<'_>) -> Result<Report> {
+/// Sets everything up but the mount. The loop devices in use for it are added to `loops`.
+fn compose(
+    dm: &Dm,
+    plan: &Plan,
+    name: &Name,
+    watch: Watch<'_>,
+    loops: &mut BTreeSet<u64>,
+) -> Result<Report> {
     let _lock = HostLock::shared();
     let udev = Udev::begin();
-    let built = build(dm, &udev, plan, name, watch);
+    let mut builder = Builder::new(dm, &udev, watch);
+    let built = build(&mut builder, plan, name);
+    loops.extend(builder.loops());
+    // Not before something stands on what it holds, or nothing ever will.
+    drop(builder);
     let settled = udev.settle();
     let Built {
         info,
@@ -222,8 +233,7 @@ struct Built {
     layers: Vec<LayerReport>,
 }
 
-fn build(dm: &Dm, udev: &Udev, plan: &Plan, name: &Name, watch: Watch<'_>) -> Result<Built> {
-    let mut builder = Builder::new(dm, udev, watch);
+fn build(builder: &mut Builder<'_>, plan: &Plan, name: &Name) -> Result<Built> {
     let uuid = plan.uuid(name);
     if let Some(info) = builder.live_image(name, &uuid)? {
         return Ok(Built {

@@ -103,13 +103,6 @@ impl Builder<'_> {
             number: device.number(),
         });
     }
-
-    fn keep(&mut self, device: LoopDevice) -> Result<u64> {
-        let path = crate::loopdev::node_path(device.number());
-        let dev = device.dev().map_err(|e| Error::io("examine", path, e))?;
-        self.loops.push(device);
-        Ok(dev)
-    }
 }
 
 /// How a loop device divides a file.
