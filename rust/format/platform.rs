@@ -92,9 +92,8 @@ pub(super) fn for_each_chunk<P: Platform, S: ReadAt + ?Sized>(
     let mut at = range.start;
     while at < range.end {
         let len = chunk_len(&(at..range.end));
-        let Some(chunk) = buffer.get_mut(..len) else {
-            break;
-        };
+        // The buffer is as long as the longest piece.
+        let chunk = buffer.get_mut(..len).ok_or(Error::NoMemory)?;
         read(src, at, chunk)?;
         take(chunk);
         at = at.saturating_add(len as u64);

@@ -26,16 +26,16 @@ pub mod flag {
 
 /// Offsets of the fields.
 pub(super) mod at {
-    pub(super) const SIZE: usize = 24;
-    pub(in super::super) const FLAGS: usize = 28;
-    pub(in super::super) const INDEX_OFFSET: usize = 32;
-    pub(in super::super) const INDEX_SIZE: usize = 40;
-    pub(super) const VIRTUAL_SIZE: usize = 48;
-    pub(super) const UUID: usize = 56;
-    pub(super) const PARENT_UUID: usize = 93;
-    pub(super) const VERSION: usize = 132;
-    pub(super) const SUB_VERSION: usize = 133;
-    pub(super) const TAG: usize = 134;
+    pub(crate) const SIZE: usize = 24;
+    pub(crate) const FLAGS: usize = 28;
+    pub(crate) const INDEX_OFFSET: usize = 32;
+    pub(crate) const INDEX_SIZE: usize = 40;
+    pub(crate) const VIRTUAL_SIZE: usize = 48;
+    pub(crate) const UUID: usize = 56;
+    pub(crate) const PARENT_UUID: usize = 93;
+    pub(crate) const VERSION: usize = 132;
+    pub(crate) const SUB_VERSION: usize = 133;
+    pub(crate) const TAG: usize = 134;
 }
 
 /// Both magic numbers.
@@ -43,10 +43,10 @@ pub(crate) const MAGIC: Magic = *b"LSMT\0\x01\x02\0\
     \x65\x7e\x63\xd2\x94\x44\x08\x4c\xa2\xd2\xc8\xec\x4f\xcf\xae\x8a";
 
 /// Value of the size field.
-const FIELDS_SIZE: u32 = 390;
+pub(super) const FIELDS_SIZE: u32 = 390;
 
 /// The newest version; 0 is that of files from before UUIDs.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 /// A header or trailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,63 +128,4 @@ fn version(fields: &Fields<'_>) -> Result<u8, Invalid> {
         return Err(fields.refuse(Rule::LsmtVersion, at::VERSION, found, most));
     }
     Ok(version)
-}
-
-#[cfg(not(MODULE))]
-mod encode {
-    use super::super::super::fields::put;
-    use super::*;
-
-    impl Header {
-        /// The header of a sealed layer.
-        pub fn sealed(virtual_size: Bytes, uuid: Option<Uuid>, parent_uuid: Option<Uuid>) -> Self {
-            Self {
-                flags: flag::HEADER | flag::DATA | flag::SEALED,
-                index_offset: 0,
-                index_size: 0,
-                virtual_size,
-                uuid,
-                parent_uuid,
-                version: VERSION,
-                sub_version: 1,
-            }
-        }
-
-        /// The trailer of the layer, once its data and index are written.
-        pub fn trailer(&self, index_offset: Bytes, index_size: u64) -> Self {
-            Self {
-                flags: self.flags & !flag::HEADER | flag::SEALED,
-                index_offset,
-                index_size,
-                ..*self
-            }
-        }
-
-        /// The bytes on disk; of `tag`, the first [`TAG_LEN`] bytes.
-        pub fn encode(&self, tag: &[u8]) -> [u8; SIZE as usize] {
-            let mut bytes = [0; SIZE as usize];
-            put(&mut bytes, 0, MAGIC);
-            put(&mut bytes, at::SIZE, FIELDS_SIZE.to_le_bytes());
-            put(&mut bytes, at::FLAGS, self.flags.to_le_bytes());
-            put(
-                &mut bytes,
-                at::INDEX_OFFSET,
-                self.index_offset.to_le_bytes(),
-            );
-            put(&mut bytes, at::INDEX_SIZE, self.index_size.to_le_bytes());
-            put(
-                &mut bytes,
-                at::VIRTUAL_SIZE,
-                self.virtual_size.to_le_bytes(),
-            );
-            put(&mut bytes, at::UUID, Uuid::field(self.uuid));
-            put(&mut bytes, at::PARENT_UUID, Uuid::field(self.parent_uuid));
-            put(&mut bytes, at::VERSION, [self.version]);
-            put(&mut bytes, at::SUB_VERSION, [self.sub_version]);
-            for (at, byte) in tag.iter().take(TAG_LEN).enumerate() {
-                put(&mut bytes, at::TAG + at, [*byte]);
-            }
-            bytes
-        }
-    }
 }

@@ -10,6 +10,8 @@
 //! layer, which is what [`Layer::open`] opens, has a sorted one; where header and
 //! trailer differ, the trailer counts.
 
+#[cfg(not(MODULE))]
+mod encode;
 mod entry;
 mod header;
 mod uuid;

@@ -28,26 +28,26 @@ pub mod flag {
 
 /// Offsets of the fields.
 pub(super) mod at {
-    pub(super) const SIZE: usize = 24;
-    pub(super) const DIGEST: usize = 28;
-    pub(super) const FLAGS: usize = 32;
-    pub(in super::super) const INDEX_OFFSET: usize = 40;
-    pub(in super::super) const INDEX_SIZE: usize = 48;
-    pub(super) const ORIGINAL_SIZE: usize = 56;
-    pub(super) const INDEX_CRC: usize = 64;
-    pub(super) const BLOCK_SIZE: usize = 72;
-    pub(super) const ALGORITHM: usize = 76;
-    pub(super) const LEVEL: usize = 77;
-    pub(super) const USE_DICT: usize = 78;
-    pub(super) const DICT_SIZE: usize = 84;
-    pub(super) const VERIFY: usize = 88;
+    pub(crate) const SIZE: usize = 24;
+    pub(crate) const DIGEST: usize = 28;
+    pub(crate) const FLAGS: usize = 32;
+    pub(crate) const INDEX_OFFSET: usize = 40;
+    pub(crate) const INDEX_SIZE: usize = 48;
+    pub(crate) const ORIGINAL_SIZE: usize = 56;
+    pub(crate) const INDEX_CRC: usize = 64;
+    pub(crate) const BLOCK_SIZE: usize = 72;
+    pub(crate) const ALGORITHM: usize = 76;
+    pub(crate) const LEVEL: usize = 77;
+    pub(crate) const USE_DICT: usize = 78;
+    pub(crate) const DICT_SIZE: usize = 84;
+    pub(crate) const VERIFY: usize = 88;
 }
 
 /// Both magic numbers.
 pub(crate) const MAGIC: Magic = *b"ZFile\0\x01\0tuji.yyf@Alibaba";
 
 /// Value of the size field.
-const FIELDS_SIZE: u32 = 96;
+pub(super) const FIELDS_SIZE: u32 = 96;
 
 /// Smallest block size, bytes.
 pub const MIN_BLOCK_SIZE: u32 = 4096;
@@ -278,7 +278,7 @@ fn check_digest<P: Platform>(
 }
 
 /// CRC of a header or trailer, with its digest field taken as zero.
-fn digest<P: Platform>(bytes: &[u8; LEN]) -> u32 {
+pub(super) fn digest<P: Platform>(bytes: &[u8; LEN]) -> u32 {
     let before = bytes.get(..at::DIGEST).unwrap_or_default();
     let after = bytes.get(at::DIGEST + 4..).unwrap_or_default();
     let crc = P::crc32c(0, before);
@@ -319,82 +319,5 @@ fn verify(fields: &Fields<'_>) -> Result<bool, Invalid> {
         0 => Ok(false),
         1 => Ok(true),
         other => Err(fields.refuse(Rule::ZfileVerify, at::VERIFY, other.into(), 1)),
-    }
-}
-
-#[cfg(not(MODULE))]
-mod encode {
-    use super::super::super::fields::put;
-    use super::*;
-
-    impl Header {
-        /// The header to begin a new file with.
-        pub fn new(algorithm: Algorithm, block_size: u32, verify: bool) -> Self {
-            Self {
-                flags: flag::HEADER | flag::DATA | flag::DIGEST,
-                digest: 0,
-                index_offset: 0,
-                blocks: 0,
-                original_size: 0,
-                index_crc: 0,
-                block_size,
-                algorithm,
-                level: 0,
-                verify,
-            }
-        }
-
-        /// The trailer of the file, once its blocks and index are written.
-        pub fn trailer(
-            &self,
-            index_offset: Bytes,
-            blocks: u64,
-            original_size: Bytes,
-            index_crc: u32,
-        ) -> Self {
-            Self {
-                flags: flag::DATA | flag::SEALED | flag::DIGEST,
-                index_offset,
-                blocks,
-                original_size,
-                index_crc,
-                ..*self
-            }
-        }
-
-        /// The header to overwrite a file's header with, given its trailer.
-        pub fn overwritten(trailer: &Self) -> Self {
-            let flags = flag::HEADER | flag::DATA | flag::OVERWRITTEN | flag::DIGEST;
-            Self { flags, ..*trailer }
-        }
-
-        /// The bytes on disk; with [`flag::DIGEST`], the digest is computed.
-        pub fn encode<P: Platform>(&self) -> [u8; LEN] {
-            let mut bytes = [0; LEN];
-            put(&mut bytes, 0, MAGIC);
-            put(&mut bytes, at::SIZE, FIELDS_SIZE.to_le_bytes());
-            put(&mut bytes, at::FLAGS, self.flags.to_le_bytes());
-            put(
-                &mut bytes,
-                at::INDEX_OFFSET,
-                self.index_offset.to_le_bytes(),
-            );
-            put(&mut bytes, at::INDEX_SIZE, self.blocks.to_le_bytes());
-            put(
-                &mut bytes,
-                at::ORIGINAL_SIZE,
-                self.original_size.to_le_bytes(),
-            );
-            put(&mut bytes, at::INDEX_CRC, self.index_crc.to_le_bytes());
-            put(&mut bytes, at::BLOCK_SIZE, self.block_size.to_le_bytes());
-            put(&mut bytes, at::ALGORITHM, [self.algorithm.number()]);
-            put(&mut bytes, at::LEVEL, [self.level]);
-            put(&mut bytes, at::VERIFY, [self.verify.into()]);
-            if self.has_digest() {
-                let digest = digest::<P>(&bytes);
-                put(&mut bytes, at::DIGEST, digest.to_le_bytes());
-            }
-            bytes
-        }
     }
 }

@@ -10,6 +10,8 @@
 //! the index holds their stored lengths. [`ZFile::open`] reads header, trailer and
 //! index, once, and keeps a [`JumpTable`] in the index's place.
 
+#[cfg(not(MODULE))]
+mod encode;
 mod header;
 
 pub use self::header::{
