@@ -11,7 +11,7 @@
 //! its shortest form.
 
 use core::ffi::CStr;
-use core::fmt;
+use core::fmt::{self, Write as _};
 
 use super::{Bytes, Sectors, SECTOR};
 
@@ -263,15 +263,12 @@ struct Word<'a>(&'a str);
 
 impl fmt::Display for Word<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let special = |c: char| c == '\\' || c.is_ascii_whitespace();
-        let mut rest = self.0;
-        while let Some((plain, _)) = rest.split_once(special) {
-            let (plain, tail) = rest.split_at_checked(plain.len()).unwrap_or((rest, ""));
-            let mut chars = tail.chars();
-            let escaped = chars.next().unwrap_or('\\');
-            write!(f, "{plain}\\{escaped}")?;
-            rest = chars.as_str();
+        for c in self.0.chars() {
+            if c.is_ascii_whitespace() || matches!(c, '\\' | '\x0b') {
+                f.write_char('\\')?;
+            }
+            f.write_char(c)?;
         }
-        f.write_str(rest)
+        Ok(())
     }
 }

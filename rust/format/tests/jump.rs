@@ -20,6 +20,7 @@ fn build(lengths: &[u32], longest: u32, start: u64) -> JumpTable<Std> {
         builder.push(len);
     }
     assert_eq!(builder.len(), lengths.len() as u64);
+    assert_eq!(builder.is_empty(), lengths.is_empty());
     builder.finish()
 }
 

@@ -133,6 +133,7 @@ fn wrong_entries_are_refused() {
         (Entry::data(far, 3, 8), LsmtEntryEnd, far + 3, MAX_SECTORS),
         (Entry::zeros(far, MAX_ENTRY_LEN, 8), LsmtEntryEnd, far + MAX_ENTRY_LEN, MAX_SECTORS),
         (Entry::data(20, 1, 7), LsmtDataStart, 7, 8),
+        (Entry::data(far, 2, 7), LsmtDataStart, 7, 8),
         (Entry::data(20, 1, 0), LsmtDataStart, 0, 8),
         (Entry::data(20, 1, 24), LsmtDataEnd, 25, 24),
         (Entry::data(20, 2, 23), LsmtDataEnd, 25, 24),

@@ -12,7 +12,7 @@ fn split(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
-        if c.is_ascii_whitespace() {
+        if c.is_ascii_whitespace() || c == '\x0b' {
             words.push(String::new());
         } else {
             let c = if c == '\\' { chars.next().unwrap() } else { c };
@@ -194,7 +194,7 @@ fn device() -> impl Strategy<Value = String> {
     prop_oneof![
         "[0-9]{1,3}:[0-9]{1,4}",
         "/dev/[a-z/]{1,12}",
-        "[ -~\\\\ é\t]{1,12}"
+        "[ -~\\\\ é\t\x0b]{1,12}"
     ]
 }
 

@@ -189,7 +189,7 @@ fn split(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
-        if c.is_ascii_whitespace() {
+        if c.is_ascii_whitespace() || c == '\x0b' {
             words.push(String::new());
         } else {
             let c = if c == '\\' {
