@@ -5,12 +5,16 @@
 
 mod below;
 mod contract;
+mod faults;
 mod harness;
+mod hostile;
 mod image;
+mod live;
 mod lsmt;
 mod module;
-mod tool;
+mod scale;
 mod tables;
+mod tool;
 mod zfile;
 
 use crate::harness::Case;
@@ -24,10 +28,14 @@ pub fn all() -> Vec<Case> {
         zfile::cases(),
         lsmt::cases(),
         image::cases(),
-        tool::cases(),
         below::cases(),
         contract::cases(),
         tables::cases(),
+        hostile::cases(),
+        faults::cases(),
+        live::cases(),
+        scale::cases(),
+        tool::cases(),
     ]
     .into_iter()
     .flatten()

@@ -99,6 +99,12 @@ impl Layer {
         self.sealed()
     }
 
+    /// Puts another index in place of the one that grew with the data.
+    pub fn with_index(mut self, index: Vec<Extent>) -> Self {
+        self.index = index;
+        self.sealed()
+    }
+
     /// Bytes of the disk, as the trailer has it.
     pub fn virtual_size(&self) -> u64 {
         let mut size = [0; 8];

@@ -61,6 +61,16 @@ fn zstd_raw(bytes: &[u8]) -> Vec<u8> {
     stored
 }
 
+/// What is stored for a block.
+fn stored(content: &[u8], codec: Codec, verify: bool) -> Vec<u8> {
+    let mut stored = codec.store(content);
+    if verify {
+        let crc = crc32c(BLOCK_SEED, &stored);
+        stored.extend_from_slice(&crc.to_le_bytes());
+    }
+    stored
+}
+
 /// A ZFile in its parts.
 #[derive(Clone, Debug)]
 pub struct Zfile {
@@ -79,15 +89,8 @@ pub struct Zfile {
 impl Zfile {
     /// A right one.
     pub fn new(content: &[u8], block_size: u32, codec: Codec, verify: bool) -> Self {
-        let store = |block: &[u8]| {
-            let mut stored = codec.store(block);
-            if verify {
-                let crc = crc32c(BLOCK_SEED, &stored);
-                stored.extend_from_slice(&crc.to_le_bytes());
-            }
-            stored
-        };
-        let blocks: Vec<_> = content.chunks(block_size as usize).map(store).collect();
+        let chunks = content.chunks(block_size as usize);
+        let blocks: Vec<_> = chunks.map(|block| stored(block, codec, verify)).collect();
         let index: Vec<_> = blocks.iter().map(|block| block.len() as u32).collect();
         let mut header = [0; RECORD];
         put(&mut header, 0, MAGIC);
@@ -109,6 +112,14 @@ impl Zfile {
             trailer,
             index_digest: true,
         }
+    }
+
+    /// Stores `content` for a block, whatever its length.
+    pub fn replace_block(&mut self, block: usize, content: &[u8], codec: Codec, verify: bool) {
+        self.blocks[block] = stored(content, codec, verify);
+        self.index[block] = self.blocks[block].len() as u32;
+        let end = RECORD + self.blocks.iter().map(Vec::len).sum::<usize>();
+        put(&mut self.trailer, 40, &(end as u64).to_le_bytes());
     }
 
     /// Changes bytes of header and trailer alike.

@@ -56,14 +56,19 @@ impl KernelLog {
     /// The same, if it means that something is broken; else nothing.
     pub fn splats(&mut self) -> Vec<String> {
         let lines = self.new_lines();
-        let is_splat = |line: &String| self.splats.iter().any(|splat| line.contains(splat));
-        let Some(first) = lines.iter().position(is_splat) else {
-            return Vec::new();
-        };
-        let title = "the kernel logged:".to_owned();
-        let shown = lines.into_iter().skip(first).take(SHOWN);
-        std::iter::once(title).chain(shown).collect()
+        splats_among(lines, &self.splats)
     }
+}
+
+/// The lines from the first one on that holds one of `texts`; nothing if none does.
+fn splats_among(lines: Vec<String>, texts: &[String]) -> Vec<String> {
+    let is_splat = |line: &String| texts.iter().any(|text| line.contains(text));
+    let Some(first) = lines.iter().position(is_splat) else {
+        return Vec::new();
+    };
+    let title = "the kernel logged:".to_owned();
+    let shown = lines.into_iter().skip(first).take(SHOWN);
+    std::iter::once(title).chain(shown).collect()
 }
 
 /// The message of a record, `priority,number,time,flags;text` and continuation lines.
@@ -74,12 +79,25 @@ fn text(record: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn splats_are_found_among_other_lines() {
+        let lines = |texts: &[&str]| texts.iter().map(|&t| t.to_owned()).collect::<Vec<_>>();
+        let texts = lines(&["WARNING: ", "Oops:"]);
+        let quiet = lines(&["loop: module loaded", "EXT4-fs warning: none"]);
+        assert!(splats_among(quiet, &texts).is_empty());
+        let loud = lines(&["fine", "WARNING: CPU: 0 PID: 1", "RIP: 0"]);
+        let found = splats_among(loud, &texts);
+        assert_eq!(found[1..], ["WARNING: CPU: 0 PID: 1", "RIP: 0"]);
+    }
+
     #[test]
     fn the_text_of_a_record() {
         assert_eq!(
-            super::text("6,812,5,-;loop: module loaded\n K=v\n").as_deref(),
+            text("6,812,5,-;loop: module loaded\n K=v\n").as_deref(),
             Some("loop: module loaded")
         );
-        assert_eq!(super::text("garbage"), None);
+        assert_eq!(text("garbage"), None);
     }
 }

@@ -3,6 +3,7 @@
 //! Reading a device in every way that applications do, and comparing with what must be there.
 
 mod buffer;
+mod readers;
 mod vectors;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use rustix::fs::OFlags;
 use crate::ctx::SECTOR;
 use crate::rng::Rng;
 pub use buffer::Buffer;
+pub use readers::Readers;
 use vectors::Vectors;
 
 /// Readers at the same time.
@@ -80,6 +82,55 @@ pub fn check_once(path: &Path, mut content: Vec<u8>) -> Result<()> {
     let sectors = (content.len() as u64).div_ceil(SECTOR);
     content.resize(usize::try_from(sectors * SECTOR)?, 0);
     Device::open(path, &content)?.whole(Mode::Direct, 1 << 20)
+}
+
+/// Memory for one page, where O_DIRECT wants it.
+pub fn page() -> Buffer {
+    Buffer::new(4096, 0)
+}
+
+/// Reads what is at `offset` of `path`, in both ways, and compares with `content`.
+pub fn check_at(path: &Path, offset: u64, content: &[u8]) -> Result<()> {
+    for flags in [OFlags::empty(), OFlags::DIRECT] {
+        let file = File::options()
+            .read(true)
+            .custom_flags(flags.bits() as i32)
+            .open(path)?;
+        let mut buffer = Buffer::new(content.len(), 0);
+        file.read_exact_at(buffer.all(), offset)
+            .with_context(|| format!("reading {} bytes at {offset}", content.len()))?;
+        compare(offset, buffer.bytes(), content)?;
+    }
+    Ok(())
+}
+
+/// Reads `path` to its end, sector by sector where larger reads fail; what cannot be read is left
+/// out. For devices that may well be broken.
+pub fn whatever_is_there(path: &Path) -> Result<Vec<u8>> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlags::DIRECT.bits() as i32)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
+    let mut all = Vec::new();
+    let mut buffer = Buffer::new(64 << 10, 0);
+    let mut offset = 0;
+    loop {
+        match file.read_at(buffer.all(), offset) {
+            Ok(0) => return Ok(all),
+            Ok(got) => {
+                all.extend_from_slice(buffer.slice(got));
+                offset += got as u64;
+            }
+            Err(_) => {
+                let sector = buffer.slice(SECTOR as usize);
+                if file.read_at(sector, offset).is_ok() {
+                    all.extend_from_slice(sector);
+                }
+                offset += SECTOR;
+            }
+        }
+    }
 }
 
 /// Forgets what the page cache holds.

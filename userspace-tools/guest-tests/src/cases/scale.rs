@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Much of everything: layers, extents, sizes; and the same again and again, after which the
+//! kernel must have its memory back.
+
+use std::fs;
+
+use anyhow::{ensure, Context as _, Result};
+use overlaybd_format::status::LsmtStatus;
+
+use super::lsmt;
+use crate::ctx::{output, Ctx, SECTOR};
+use crate::forge::{self, Codec, Extent, Layer, Zfile};
+use crate::harness::Case;
+use crate::read;
+use crate::rng::Rng;
+
+/// The most layers that an image may have.
+const LAYERS: usize = 255;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("scale.layers_255", layers_255),
+        Case::new("scale.layers_255_of_nothing", layers_of_nothing),
+        Case::new("scale.a_million_extents", a_million_extents),
+        Case::new("scale.a_million_extents_in_255_layers", a_million_in_layers),
+        Case::new("scale.size_of_2_50_sectors", size_of_2_50_sectors),
+        Case::new("scale.longest_extents", longest_extents),
+        Case::new("scale.memory_after_many_devices", memory_after_many_devices),
+        Case::new(
+            "scale.memory_after_many_refusals",
+            memory_after_many_refusals,
+        ),
+        Case::new("scale.memory_after_many_loads", memory_after_many_loads),
+    ]
+}
+
+/// A layer with a few extents at random places of a disk of `sectors`.
+fn random_layer(sectors: u64, extents: u64, rng: &mut Rng) -> Layer {
+    let mut layer = Layer::new(sectors * SECTOR);
+    let mut next = 0;
+    for left in (1..=extents).rev() {
+        // Leaves room for the others.
+        let start = rng.within(next..next + (sectors - next) / (left + 1) + 1);
+        let length = rng.length(8).min(sectors - start);
+        if length == 0 {
+            break;
+        }
+        layer = if rng.index(4) == 0 {
+            layer.zeros(start, length)
+        } else {
+            layer.data(start, &forge::content((length * SECTOR) as usize, rng))
+        };
+        next = start + length;
+    }
+    layer
+}
+
+fn layers_255(ctx: &mut Ctx) -> Result<()> {
+    let sectors = 2048;
+    let layers: Vec<_> = (0..LAYERS)
+        .map(|_| random_layer(sectors, 12, ctx.rng()))
+        .collect();
+    let mut content = vec![0; (sectors * SECTOR) as usize];
+    for layer in &layers {
+        layer.apply(&mut content);
+    }
+    let device = lsmt::of_forged(ctx, &layers)?;
+    let status = LsmtStatus::parse(&ctx.status(&device)?)?;
+    ensure!(status.layers == LAYERS as u64, "{status:?}");
+    read::check(&device.path, content, ctx.rng())?;
+    let (params, sectors) = lsmt::forged(ctx, &vec![Layer::new(4096); LAYERS + 1])?;
+    ctx.refused(sectors, "lsmt", &params)?
+        .expect(rustix::io::Errno::INVAL, "Invalid layer count")
+}
+
+fn layers_of_nothing(ctx: &mut Ctx) -> Result<()> {
+    let device = lsmt::of_forged(ctx, &vec![Layer::new(1 << 20); LAYERS])?;
+    read::check(&device.path, vec![0; 1 << 20], ctx.rng())
+}
+
+/// A layer with `count` extents of one sector on every other sector from `first` on. They all have
+/// the same few sectors as data, which no rule forbids.
+fn comb(count: u64, first: u64, step: u64, data: &[u8]) -> Layer {
+    let places = data.len() as u64 / SECTOR;
+    let mut layer = Layer::new((first + count * step) * SECTOR);
+    layer.data = data.to_vec();
+    let extent = |n| Extent {
+        start: first + n * step,
+        length: 1,
+        place: 8 + n % places,
+        zeroed: false,
+    };
+    layer.with_index((0..count).map(extent).collect())
+}
+
+/// What must be at `sector` of such a layer.
+fn comb_sector(sector: u64, count: u64, step: u64, data: &[u8]) -> Vec<u8> {
+    let (n, rest) = (sector / step, sector % step);
+    if rest != 0 || n >= count {
+        return vec![0; SECTOR as usize];
+    }
+    let at = (n * SECTOR) as usize % data.len();
+    data[at..at + SECTOR as usize].to_vec()
+}
+
+fn a_million_extents(ctx: &mut Ctx) -> Result<()> {
+    let (count, step) = (1_000_000, 2);
+    // An odd number of sectors, so that no two neighbours in the file are neighbours on the disk.
+    let data = forge::content(17 * SECTOR as usize, ctx.rng());
+    let layer = comb(count, 0, step, &data);
+    let device = lsmt::of_forged(ctx, std::slice::from_ref(&layer))?;
+    let status = LsmtStatus::parse(&ctx.status(&device)?)?;
+    ensure!(status.extents >= count, "{status:?}");
+    for _ in 0..50 {
+        let first = ctx.rng().within(0..count * step - 64);
+        let content: Vec<u8> = (first..first + 64)
+            .flat_map(|sector| comb_sector(sector, count, step, &data))
+            .collect();
+        read::check_at(&device.path, first * SECTOR, &content)?;
+    }
+    Ok(())
+}
+
+/// The same million, each layer with its part, dealt out in turn.
+fn a_million_in_layers(ctx: &mut Ctx) -> Result<()> {
+    let (count, layers) = (1_000_000 / LAYERS as u64, LAYERS as u64);
+    let data = forge::content(17 * SECTOR as usize, ctx.rng());
+    let disk = count * layers * SECTOR;
+    let stack: Vec<_> = (0..layers)
+        .map(|first| {
+            let mut layer = comb(count, first, layers, &data);
+            layer.put_both(48, &disk.to_le_bytes());
+            layer
+        })
+        .collect();
+    let device = lsmt::of_forged(ctx, &stack)?;
+    for _ in 0..50 {
+        let first = ctx.rng().within(0..count * layers - 64);
+        let content: Vec<u8> = (first..first + 64)
+            .flat_map(|sector| comb_sector(sector / layers, count, 1, &data))
+            .collect();
+        read::check_at(&device.path, first * SECTOR, &content)?;
+    }
+    Ok(())
+}
+
+/// The largest disk that the format knows is larger than what a block device may have; the largest
+/// that the kernel takes works to its end.
+fn size_of_2_50_sectors(ctx: &mut Ctx) -> Result<()> {
+    let bytes = forge::content(4096, ctx.rng());
+    for sectors in [1u64 << 32, 1 << 40, 1 << 50] {
+        let last = sectors - 9;
+        let layer = Layer::new(sectors * SECTOR)
+            .data(5, &bytes)
+            .data(last, &bytes);
+        let device = lsmt::of_forged(ctx, &[layer])?;
+        for at in [5, last] {
+            read::check_at(&device.path, at * SECTOR, &bytes)
+                .with_context(|| format!("sector {at} of {sectors}"))?;
+        }
+        for at in [0, 100, sectors / 2, sectors - 1] {
+            read::check_at(&device.path, at * SECTOR, &[0; 512])
+                .with_context(|| format!("sector {at} of {sectors}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn longest_extents(ctx: &mut Ctx) -> Result<()> {
+    let longest = 16383;
+    let bytes = forge::content(longest * SECTOR as usize, ctx.rng());
+    let layer = Layer::new(32 << 20)
+        .data(1, &bytes)
+        .zeros(16384, 16383)
+        .data(2 * 16384, &bytes);
+    let mut content = vec![0; 32 << 20];
+    layer.apply(&mut content);
+    let device = lsmt::of_forged(ctx, &[layer])?;
+    read::check(&device.path, content, ctx.rng())
+}
+
+/// Memory of the kernel's own that nobody can take back, in KiB.
+fn kernel_memory() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let of = |name: &str| -> Result<u64> {
+        let line = text.lines().find(|line| line.starts_with(name));
+        let word = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(word.with_context(|| name.to_owned())?.parse()?)
+    };
+    Ok(of("SUnreclaim:")? + of("VmallocUsed:")? + of("Percpu:")?)
+}
+
+/// Does `round` some times to fill what caches there are, then `count` times, after which memory
+/// must not have grown by `limit` KiB.
+fn memory_stays(count: u32, limit: u64, mut round: impl FnMut() -> Result<()>) -> Result<()> {
+    for _ in 0..count / 4 {
+        round()?;
+    }
+    let before = kernel_memory()?;
+    for _ in 0..count {
+        round()?;
+    }
+    let grown = kernel_memory()?.saturating_sub(before);
+    ensure!(
+        grown < limit,
+        "after {count} rounds the kernel holds {grown} KiB more, {} bytes a round",
+        grown * 1024 / u64::from(count)
+    );
+    Ok(())
+}
+
+/// A leak of 8 KiB, the smallest of a device's buffers, would be 640 KiB.
+fn memory_after_many_devices(ctx: &mut Ctx) -> Result<()> {
+    let content = forge::content(64 << 10, ctx.rng());
+    let zfile = Zfile::new(&content, 4096, Codec::Lz4, true).bytes();
+    let disk = ctx.image(&zfile)?;
+    let zfile_params = format!("{} 0 {}", disk.dev, zfile.len());
+    let layer = Layer::new(64 << 10).data(0, &content);
+    let (lsmt_params, sectors) = lsmt::forged(ctx, &[layer])?;
+    memory_stays(80, 512, || {
+        for (kind, params) in [("zfile", &zfile_params), ("lsmt", &lsmt_params)] {
+            let device = ctx.target(sectors, kind, params)?;
+            read::check_once(&device.path, content.clone())?;
+            ctx.remove(&device)?;
+        }
+        Ok(())
+    })
+}
+
+/// The same for constructors that give up half-way.
+fn memory_after_many_refusals(ctx: &mut Ctx) -> Result<()> {
+    let content = forge::content(64 << 10, ctx.rng());
+    let mut zfile = Zfile::new(&content, 4096, Codec::Lz4, true);
+    if let Some(last) = zfile.index.last_mut() {
+        *last += 1;
+    }
+    let zfile = zfile.bytes();
+    let disk = ctx.image(&zfile)?;
+    let zfile_params = format!("{} 0 {}", disk.dev, zfile.len());
+    let good = Layer::new(64 << 10).data(0, &content);
+    let mut bad = good.clone();
+    bad.index[0].place = 1 << 30;
+    let (lsmt_params, sectors) = lsmt::forged(ctx, &[good, bad])?;
+    memory_stays(80, 512, || {
+        for (kind, params) in [("zfile", &zfile_params), ("lsmt", &lsmt_params)] {
+            let device = ctx.device()?;
+            let table = [crate::ctx::target(0, sectors, kind, params)];
+            ensure!(ctx.load(&device, &table).is_err(), "{kind} took a bad file");
+            ctx.remove(&device)?;
+        }
+        Ok(())
+    })
+}
+
+fn memory_after_many_loads(ctx: &mut Ctx) -> Result<()> {
+    let content = forge::content(64 << 10, ctx.rng());
+    let zfile = Zfile::new(&content, 4096, Codec::Zstd, true).bytes();
+    let disk = ctx.image(&zfile)?;
+    let params = format!("{} 0 {}", disk.dev, zfile.len());
+    output(&["modprobe", "dm-overlaybd"])?;
+    memory_stays(20, 1024, || {
+        let device = ctx.target(128, "zfile", &params)?;
+        read::check_once(&device.path, content.clone())?;
+        ctx.remove(&device)?;
+        output(&["rmmod", "dm_overlaybd"])?;
+        output(&["modprobe", "dm-overlaybd"])?;
+        Ok(())
+    })
+}
