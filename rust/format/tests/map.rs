@@ -264,6 +264,10 @@ fn empty_disks() {
             })
         );
     }
+    // The longest segment, and one sector more.
+    let longest = (1 << 32) - 2048;
+    assert_eq!(build(&[Vec::new()], longest).segments(), 1);
+    assert_eq!(build(&[Vec::new()], longest + 1).segments(), 2);
     let map = build(&[Vec::new()], MAX_SECTORS);
     assert!(map.segments() <= (1 << 18) + 1);
     assert!(map.memory() <= 16 * map.segments() as usize + 64);
@@ -333,8 +337,14 @@ fn memory_is_bounded() {
             let entries: Vec<_> = (0..count).map(entry).collect();
             for size in [count * spread, 1 << 27, 1 << 32] {
                 let map = build(std::slice::from_ref(&entries), size);
-                let most = map.segments() * 25 / 2 + 32;
-                assert!(map.memory() as u64 <= most, "{count} {spread} {size}");
+                let (memory, segments) = (map.memory() as u64, map.segments());
+                assert!(memory <= segments * 25 / 2 + 32, "{count} {spread} {size}");
+                // Not less, either: as many buckets as that allows, to the factor of
+                // 2 by which they grow.
+                assert!(
+                    memory >= 12 * segments + 4 + segments / 4,
+                    "{count} {spread} {size}"
+                );
             }
         }
     }
