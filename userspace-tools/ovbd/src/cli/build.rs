@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use ovbd::image::build::{self, Base, BuiltLayer, LayerPlan, Target};
 use ovbd::image::mkfs::{self, FsSettings, FsType};
-use ovbd::image::recipe::Recipe;
+use ovbd::image::recipe::{self, Recipe};
 use ovbd::image::size::{self, Human};
 use ovbd::image::source::{FileSource, Source};
 use ovbd::image::ImageError;
@@ -43,8 +43,8 @@ pub struct Args {
     /// Label of the file system
     #[arg(long, value_name = "LABEL", conflicts_with = "raw")]
     fs_label: Option<String>,
-    /// Time of making in seconds since 1970, and the latest for any file [default:
-    /// $SOURCE_DATE_EPOCH, or the folder's youngest modification]
+    /// Time of making in seconds since 1970; the latest for any file in ext4, that of all files
+    /// in EROFS [default: $SOURCE_DATE_EPOCH, or the folder's youngest modification]
     #[arg(
         long,
         value_name = "SECONDS",
@@ -52,10 +52,13 @@ pub struct Args {
         allow_negative_numbers = true
     )]
     timestamp: Option<i64>,
-    /// What the layer is to lie on: the configuration (.json) of an image, its layers, bottom
-    /// first, or one raw disk image
+    /// What the layer is to lie on: the configuration (.json) of an image, or its layers, bottom
+    /// first
     #[arg(long, value_name = "FILE", num_args = 1..)]
     base: Vec<PathBuf>,
+    /// The same as a raw disk image, compressed or not
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "config"])]
+    base_raw: Option<PathBuf>,
     /// Write the configuration of the image that base and layer make. It may be the base itself,
     /// which then grows by the layer
     #[arg(long, value_name = "JSON")]
@@ -103,17 +106,14 @@ fn parse_uuid(text: &str) -> Result<Uuid, String> {
 pub fn run(args: &Args, output: &Output) -> Result<()> {
     let target = args.target.target()?;
     let new = args.new_disk()?;
-    let base = match &args.base[..] {
-        [] => None,
-        files => Some(Base::open(&layer_files(files, output)?)?),
-    };
-    let recipe = args.recipe(base.as_ref())?;
+    let base = args.base(output)?;
+    let recipe = args.recipe()?;
     let plan = LayerPlan {
         virtual_size: args.virtual_size,
         uuid: args.uuid,
         parent_uuid: args.parent_uuid,
         tag: args.tag.clone().into_bytes(),
-        granule: u32::try_from(args.granularity).unwrap_or(u32::MAX),
+        granule: args.granularity,
     };
     let progress = output.progress(args.virtual_size.unwrap_or(new.size()), "build");
     let result = build::build_layer(&*new, base.as_ref(), &plan, &target, &progress);
@@ -126,20 +126,37 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
 }
 
 impl Args {
+    /// What the layer lies on. It must not be the output: that would be gone in the end.
+    fn base(&self, output: &Output) -> Result<Option<Base>> {
+        let out = &self.target.file.output;
+        let files = match (&self.base[..], &self.base_raw) {
+            ([], None) => return Ok(None),
+            ([], Some(raw)) => vec![raw.clone()],
+            (files, _) => layer_files(files, output)?,
+        };
+        if let Some(file) = files.iter().find(|file| recipe::is_same_file(file, out)) {
+            return Err(ImageError::Argument(format!(
+                "{}: is part of the base, and cannot be the output, too",
+                file.display()
+            ))
+            .into());
+        }
+        match &self.base_raw {
+            Some(raw) => Base::of_raw(raw),
+            None => Base::of_layers(&files),
+        }
+        .map(Some)
+    }
+
     /// The configuration to write. Looked into before the work, so that it does not fail after it.
-    fn recipe(&self, base: Option<&Base>) -> Result<Option<Recipe>> {
+    fn recipe(&self) -> Result<Option<Recipe>> {
         let Some(config) = &self.config else {
             return Ok(None);
         };
         let force = self.target.file.force;
         match &self.base[..] {
             [one] if is_configuration(&self.base) => Recipe::of_config(config, one, force),
-            layers if base.is_none_or(Base::is_image) => Recipe::of_layers(config, layers, force),
-            _ => Err(ImageError::Argument(
-                "--config: a raw disk image cannot be a layer of an image; build one of it first"
-                    .to_owned(),
-            )
-            .into()),
+            layers => Recipe::of_layers(config, layers, force),
         }
         .map(Some)
     }

@@ -245,7 +245,7 @@ pub fn zfile_text(target: &Target, summary: Option<ZSummary>) -> String {
         "  zfile   {} → {}{}, {}, {} blocks of {}{}\n",
         Human(summary.original_size),
         Human(summary.size),
-        percentage(summary.size, summary.original_size),
+        size::percentage(summary.size, summary.original_size),
         settings.algorithm.name(),
         summary.blocks,
         Human(settings.block_size.into()),
@@ -255,12 +255,4 @@ pub fn zfile_text(target: &Target, summary: Option<ZSummary>) -> String {
             " without checksums"
         },
     )
-}
-
-/// ` (37.5 %)`; nothing of nothing.
-fn percentage(part: u64, whole: u64) -> String {
-    if whole == 0 {
-        return String::new();
-    }
-    format!(" ({:.1} %)", part as f64 * 100.0 / whole as f64)
 }

@@ -2,12 +2,13 @@
 
 //! `ovbd extract`.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use ovbd::image::extract::{self, Depth};
 use ovbd::image::size::Human;
+use ovbd::image::ImageError;
 use ovbd::output::Output;
 use ovbd::Result;
 use serde::Serialize;
@@ -65,6 +66,10 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let progress = output.progress(source.size(), "extract");
     let path = &args.file.output;
     if path == Path::new("-") {
+        if io::stdout().is_terminal() {
+            let sentence = "a disk is nothing to show on a terminal; redirect standard output";
+            return Err(ImageError::Argument(sentence.to_owned()).into());
+        }
         let result = extract::to_stream(&*source, &mut io::stdout().lock(), &progress);
         progress.finish();
         return result;

@@ -5,7 +5,8 @@
 //! The content goes into a file without a name (`O_TMPFILE`) on the file system of its target, is
 //! synced, and gets its name in one step at the end. A run that fails, is interrupted or loses
 //! power leaves nothing behind, and nobody ever sees half a layer. On file systems without
-//! `O_TMPFILE` a hidden file with a name takes its place; that one can survive a `kill -9`.
+//! `O_TMPFILE` a hidden file with a name, `.NAME.PID-N.part`, takes its place; that one can
+//! survive a `kill -9`, as can the hidden name through which a complete file replaces another.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

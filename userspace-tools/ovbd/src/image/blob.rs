@@ -128,11 +128,15 @@ impl Blob {
         }
     }
 
-    /// What offsets in the [`content`](Self::content) count from, and by how much they differ
-    /// from those in the file.
-    fn content_place(&self) -> (Place, u64) {
+    /// What byte `offset` of the [`content`](Self::content) counts from in messages, and by how
+    /// much it differs from the place in the file.
+    fn content_place(&self, offset: u64) -> (Place, u64) {
         match &self.shape {
-            Shape::Zfile(_) => (Place::Content, 0),
+            Shape::Zfile(zfile) => {
+                let number = offset / u64::from(zfile.zfile().block_size());
+                let block = zfile.block_offset(number);
+                (Place::Content { block }, 0)
+            }
             _ => (Place::File, self.wrapper.map_or(0, |w| w.offset)),
         }
     }
@@ -198,7 +202,11 @@ impl Blob {
                 return self.wrong_kind(WRITABLE, "a sealed layer (commit or seal it first)");
             }
         }
-        let (place, base) = self.content_place();
+        let offset = match &error {
+            FormatError::Invalid(invalid) => invalid.offset,
+            _ => 0,
+        };
+        let (place, base) = self.content_place(offset);
         format_error(&self.path, place, base, error)
     }
 
@@ -228,6 +236,7 @@ fn is_other_file(rule: Rule) -> bool {
             | Rule::TarPaxSize
             | Rule::TarPaxRecord
             | Rule::TarPaxMember
+            | Rule::TarPayload
     )
 }
 

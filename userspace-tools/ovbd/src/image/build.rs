@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use overlaybd_format::lsmt::{Layer, Uuid};
+use overlaybd_format::lsmt::{Layer, Uuid, MAX_SECTORS};
 use overlaybd_format::SECTOR;
 use rayon::prelude::*;
 
@@ -48,7 +48,7 @@ pub struct LayerPlan {
     /// Free text, at most 256 bytes.
     pub tag: Vec<u8>,
     /// Bytes in which disks are compared: a power of two, 512 to 64 KiB.
-    pub granule: u32,
+    pub granule: u64,
 }
 
 impl Default for LayerPlan {
@@ -80,40 +80,25 @@ pub struct BuiltLayer {
 pub struct Base {
     disk: SharedSource,
     top: Option<Uuid>,
-    is_image: bool,
 }
 
 impl Base {
-    /// The base in `files`: layers, bottom first, or one raw disk image, compressed or not.
-    pub fn open(files: &[PathBuf]) -> Result<Self> {
-        if let [file] = files {
-            let blob = Blob::open(file)?;
-            return if blob.holds_lsmt()? {
-                Self::of_stack(Stack::of(vec![blob])?)
-            } else {
-                Ok(Self {
-                    disk: blob.content(),
-                    top: None,
-                    is_image: false,
-                })
-            };
-        }
-        Self::of_stack(Stack::open(files)?)
-    }
-
-    /// The disk that `stack` makes.
-    pub fn of_stack(stack: Stack) -> Result<Self> {
+    /// The disk that the layers in `files` make, bottom first.
+    pub fn of_layers(files: &[PathBuf]) -> Result<Self> {
+        let stack = Stack::open(files)?;
         let top = stack.layers().last().and_then(Layer::uuid);
         Ok(Self {
             disk: Arc::new(stack.into_disk()),
             top,
-            is_image: true,
         })
     }
 
-    /// Layers, as opposed to a raw disk.
-    pub fn is_image(&self) -> bool {
-        self.is_image
+    /// The raw disk image `file`, or what it is if it is a ZFile.
+    pub fn of_raw(file: &Path) -> Result<Self> {
+        Ok(Self {
+            disk: compressible(file)?,
+            top: None,
+        })
     }
 }
 
@@ -164,7 +149,7 @@ pub fn build_layer(
     })
 }
 
-fn granule(bytes: u32) -> Result<usize, ImageError> {
+fn granule(bytes: u64) -> Result<usize, ImageError> {
     if bytes.is_power_of_two() && (512..=65536).contains(&bytes) {
         return Ok(bytes as usize);
     }
@@ -181,13 +166,15 @@ fn virtual_size(wanted: Option<u64>, content: u64) -> Result<u64, ImageError> {
             "virtual size {size} cuts off a disk of {content} bytes"
         )));
     }
-    match size.checked_next_multiple_of(SECTOR) {
-        Some(0) => Err(ImageError::Argument(
+    match size.div_ceil(SECTOR) {
+        0 => Err(ImageError::Argument(
             "the disk is empty; give a virtual size".to_owned(),
         )),
-        Some(size) => Ok(size),
-        None => Err(ImageError::Argument(format!(
-            "virtual size {size} is too large"
+        // An entry may not end at the very end: the last sector's number means padding.
+        sectors if sectors < MAX_SECTORS => Ok(sectors * SECTOR),
+        _ => Err(ImageError::Argument(format!(
+            "virtual size {size}: less than {} bytes can be addressed",
+            MAX_SECTORS * SECTOR
         ))),
     }
 }

@@ -31,7 +31,7 @@ pub enum ImageError {
     Read(#[from] ReadError),
 
     /// A file asks for more memory than there is.
-    #[error("{path}: not enough memory for its index", path = .0.display())]
+    #[error("{path}: not enough memory for its index; is it damaged?", path = .0.display())]
     NoMemory(PathBuf),
 
     /// The layers do not make a disk together.
@@ -176,14 +176,17 @@ pub enum Place {
     /// The file's beginning.
     File,
     /// The beginning of what the ZFile in it decompresses to.
-    Content,
+    Content {
+        /// Byte offset in the file of the block that is about.
+        block: u64,
+    },
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File => Ok(()),
-            Self::Content => f.write_str(" (decompressed)"),
+            Self::Content { block } => write!(f, " (decompressed, from byte {block} on)"),
         }
     }
 }

@@ -126,8 +126,13 @@ fn run(bytes: &[u8], zero: bool) -> usize {
 
 /// Writes all of `source` to `out`, zeros too.
 pub fn to_stream(source: &dyn Source, out: &mut dyn Write, progress: &Progress) -> Result<()> {
-    copy(source, progress, |bytes| {
+    let result = copy(source, progress, |bytes| {
         out.write_all(bytes).map_err(Error::Output)
-    })?;
-    out.flush().map_err(Error::Output)
+    })
+    .and_then(|()| out.flush().map_err(Error::Output));
+    match result {
+        // A reader that has seen enough is no error.
+        Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }

@@ -42,10 +42,7 @@ impl Wrapper {
             Self::None => Vec::new(),
             Self::Pax => tar::encode_pax(length).to_vec(),
             Self::Ustar => tar::encode_ustar(length)
-                .ok_or_else(|| {
-                    let reason = format!("a payload of {length} bytes needs a pax header");
-                    io::Error::new(io::ErrorKind::FileTooLarge, reason)
-                })?
+                .ok_or_else(|| too_large(length))?
                 .to_vec(),
         })
     }
@@ -57,6 +54,11 @@ impl Wrapper {
             Self::Pax | Self::Ustar => tar::padding(length),
         }
     }
+}
+
+fn too_large(length: u64) -> io::Error {
+    let reason = format!("a payload of {length} bytes or more needs a pax header");
+    io::Error::new(io::ErrorKind::FileTooLarge, reason)
 }
 
 /// Where to write, and in which form.
@@ -130,6 +132,10 @@ impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.out.write(bytes)?;
         self.length += written as u64;
+        // Now rather than at the end, if it does not fit.
+        if self.wrapper == Wrapper::Ustar && self.length > tar::MAX_USTAR_SIZE {
+            return Err(too_large(self.length));
+        }
         Ok(written)
     }
 

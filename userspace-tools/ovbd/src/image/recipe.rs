@@ -117,7 +117,8 @@ fn not_config(path: &Path, expected: &'static str) -> Error {
     .into()
 }
 
-fn is_same_file(a: &Path, b: &Path) -> bool {
+/// Whether both names are of one file that exists.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
     match (fs::canonicalize(a), fs::canonicalize(b)) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,

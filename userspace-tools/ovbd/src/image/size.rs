@@ -30,6 +30,14 @@ impl fmt::Display for Human {
     }
 }
 
+/// What `part` is of `whole`: ` (37.5 %)`; nothing of nothing.
+pub fn percentage(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return String::new();
+    }
+    format!(" ({:.1} %)", part as f64 * 100.0 / whole as f64)
+}
+
 /// Parses a number of bytes: `4096`, `4k`, `64KiB`, `1.5G`. Units are powers of 1024, in either
 /// case, with or without `B` or `iB`.
 pub fn parse(text: &str) -> Result<u64, String> {
@@ -94,6 +102,12 @@ mod tests {
         ] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn percentages_are_shown() {
+        assert_eq!(percentage(3, 8), " (37.5 %)");
+        assert_eq!(percentage(0, 0), "");
     }
 
     #[test]

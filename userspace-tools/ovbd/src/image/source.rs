@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +14,10 @@ use rustix::fs::SeekFrom;
 use super::zsource::BlockError;
 use crate::{Error, Result};
 
+/// The most bytes that one table of an index may take. A small ZFile can decompress to an index
+/// of any size; this is far beyond that of any image, and less than what brings a host down.
+const INDEX_LIMIT: usize = 1 << 30;
+
 /// Userspace as the format crate sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Std;
@@ -22,6 +26,12 @@ impl Platform for Std {
     type Vec<T: Element> = Vec<T>;
 
     fn alloc<T: Element>(len: usize) -> Result<Vec<T>, OutOfMemory> {
+        if len
+            .checked_mul(size_of::<T>())
+            .is_none_or(|size| size > INDEX_LIMIT)
+        {
+            return Err(OutOfMemory);
+        }
         let mut elements = Vec::new();
         elements.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
         elements.resize(len, T::default());
@@ -123,6 +133,11 @@ impl FileSource {
             .file_type();
         if kind.is_dir() {
             let error = io::ErrorKind::IsADirectory.into();
+            return Err(Error::io("read", path, error));
+        }
+        if kind.is_fifo() || kind.is_socket() {
+            let reason = "a pipe cannot be read at any place; use a file";
+            let error = io::Error::new(io::ErrorKind::InvalidInput, reason);
             return Err(Error::io("read", path, error));
         }
         // The size in a device's metadata is 0; seeking knows it.
@@ -246,6 +261,13 @@ mod tests {
         file.write_all(content).unwrap();
         let source = Arc::new(FileSource::open(file.path()).unwrap());
         (file, source)
+    }
+
+    #[test]
+    fn memory_has_a_limit() {
+        assert_eq!(Std::alloc::<u64>(INDEX_LIMIT / 8 + 1), Err(OutOfMemory));
+        assert_eq!(Std::alloc::<u64>(usize::MAX), Err(OutOfMemory));
+        assert_eq!(Std::alloc::<u64>(3), Ok(vec![0; 3]));
     }
 
     #[test]

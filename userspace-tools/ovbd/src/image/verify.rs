@@ -15,7 +15,7 @@ use super::blob::{Blob, Shape};
 use super::changes::is_zero;
 use super::codec::Decompressor;
 use super::digest::Digest;
-use super::error::ImageError;
+use super::error::{ImageError, Place};
 use super::output::digest_of;
 use super::source::{FileSource, ReadError, Source, Std};
 use super::zsource::ZSource;
@@ -83,7 +83,10 @@ pub struct BadBlock {
 /// Byte offset in the file that an error is about, if it is about one.
 pub fn offset_of(error: &Error) -> Option<u64> {
     match error {
-        Error::Image(ImageError::Format { invalid, .. }) => Some(invalid.offset),
+        Error::Image(ImageError::Format { place, invalid, .. }) => Some(match place {
+            Place::File => invalid.offset,
+            Place::Content { block } => *block,
+        }),
         Error::Image(ImageError::Corrupt { offset, .. }) => Some(*offset),
         Error::Image(ImageError::Read(ReadError::Block(block))) => Some(block.offset),
         Error::Image(ImageError::Read(
@@ -122,13 +125,18 @@ pub fn verify(path: &Path, digest: Option<Digest>, progress: &Progress) -> FileR
     }
     match found {
         Some(Ok(digest)) => report.digest = Some(digest),
-        // A wrong digest says less than what was found inside, and comes last.
-        Some(Err(error)) if report.problems.is_empty() || offset_of(&error).is_none() => {
+        // A wrong digest says less than what was found inside, and comes last. A file that
+        // cannot be read is reported once.
+        Some(Err(error)) if report.problems.is_empty() || is_wrong_digest(&error) => {
             report.problems.push(error);
         }
         _ => {}
     }
     report
+}
+
+fn is_wrong_digest(error: &Error) -> bool {
+    matches!(error, Error::Image(ImageError::Digest { .. }))
 }
 
 fn check_digest(path: &Path, expected: Digest, progress: &Progress) -> Result<Digest> {

@@ -34,7 +34,8 @@ fn build_as(
     let disk = open(&scratch.file("new", new));
     let base = match base {
         [] => None,
-        files => Some(Base::open(files)?),
+        [raw] if raw.ends_with("raw") => Some(Base::of_raw(raw)?),
+        files => Some(Base::of_layers(files)?),
     };
     let target = target(to, compression, Wrapper::None);
     build_layer(&disk, base.as_ref(), plan, &target, &Progress::hidden())
@@ -109,7 +110,7 @@ fn a_layer_holds_the_disk_but_its_zeros() {
         let disk = random.disk(3_000_000 + round * 777);
         let size = disk.len().next_multiple_of(SECTOR);
         let plan = LayerPlan {
-            granule: granule as u32,
+            granule: granule as u64,
             ..LayerPlan::default()
         };
         let path = scratch.path("layer");
@@ -167,7 +168,7 @@ fn bases_of_all_kinds_give_the_same_layer() {
     build(&old, &[], &plan, layer.clone()).unwrap();
     let bare = scratch.path("bare");
     build_as(&old, &[], &plan, bare.clone(), None).unwrap();
-    let zfile = scratch.path("zfile");
+    let zfile = scratch.path("zfile-of-raw");
     super::support::compress(
         &raw,
         zfile.clone(),
@@ -175,9 +176,17 @@ fn bases_of_all_kinds_give_the_same_layer() {
         Wrapper::Pax,
     );
     let mut digests = Vec::new();
-    for base in [raw, layer, bare, zfile] {
+    for base in [layer, bare] {
         let built = build(&new, &[base], &plan, scratch.path("diff")).unwrap();
         digests.push(built.written.digest);
+    }
+    for base in [raw, zfile] {
+        let disk = open(&scratch.file("new", &new));
+        let base = Base::of_raw(&base).unwrap();
+        let settings = Some(ZSettings::default());
+        let target = target(scratch.path("diff"), settings, Wrapper::None);
+        let built = build_layer(&disk, Some(&base), &plan, &target, &Progress::hidden());
+        digests.push(built.unwrap().written.digest);
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -324,6 +333,14 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     );
     assert_eq!(cut, "virtual size 4095 cuts off a disk of 4096 bytes");
     assert!(refused(&[], plan()).starts_with("the disk is empty"));
+    let far = refused(
+        &disk,
+        LayerPlan {
+            virtual_size: Some(u64::MAX),
+            ..plan()
+        },
+    );
+    assert!(far.contains("can be addressed"), "{far}");
     for granule in [0, 256, 5000, 131_072] {
         assert!(refused(&disk, LayerPlan { granule, ..plan() }).starts_with("granularity"));
     }

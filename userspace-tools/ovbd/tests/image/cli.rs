@@ -210,6 +210,29 @@ fn wrong_arguments_are_explained() {
     assert!(scratch.names().is_empty());
 }
 
+#[test]
+fn a_base_is_not_overwritten_by_what_is_built_on_it() {
+    let scratch = Scratch::new();
+    let raw = scratch.file("raw", &[7; 4096]);
+    let layer = scratch.path("layer");
+    let (raw, layer) = (str(&raw), str(&layer));
+    answer(&["build", "--raw", raw, "-o", layer]);
+    let before = fs::read(layer).unwrap();
+    for base in [["--base", layer], ["--base-raw", layer]] {
+        let [option, base] = base;
+        let arguments = ["build", "--raw", raw, option, base, "-o", layer, "--force"];
+        let (code, message) = failure(&arguments);
+        assert_eq!(code, 2);
+        assert!(message.contains("is part of the base"), "{message}");
+    }
+    assert!(fs::read(layer).unwrap() == before);
+    // What is no layer is no base, unless it is said to be a raw disk.
+    let out = scratch.path("out");
+    let (code, message) = failure(&["build", "--raw", raw, "--base", raw, "-o", str(&out)]);
+    assert_eq!(code, 3, "{message}");
+    answer(&["build", "--raw", raw, "--base-raw", raw, "-o", str(&out)]);
+}
+
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 #[test]

@@ -198,6 +198,33 @@ fn offsets_count_from_the_beginning_of_the_file() {
 }
 
 #[test]
+fn inspect_shows_what_is_sound_of_a_broken_file() {
+    let scratch = Scratch::new();
+    let path = sample(&scratch, ZSettings::default());
+    let end = 1536 + Blob::open(&path).unwrap().wrapper().unwrap().length;
+    let index = *block_offsets(&path).last().unwrap();
+    for (at, header, trailer) in [
+        (1536 + 300, false, true),
+        (end - 100, true, false),
+        (index, true, true),
+    ] {
+        flip(&path, at);
+        let info = inspect(&path).unwrap();
+        assert_eq!(info.kinds, ["tar", "zfile"]);
+        assert!(info.problem.is_some());
+        let zfile = info.zfile.unwrap();
+        assert_eq!((zfile.algorithm, zfile.original_size), ("lz4", 3_000_000));
+        assert_eq!(
+            (zfile.header.is_some(), zfile.trailer.is_some()),
+            (header, trailer)
+        );
+        assert!(zfile.blocks.is_none());
+        flip(&path, at);
+    }
+    assert!(inspect(&path).unwrap().zfile.unwrap().blocks.is_some());
+}
+
+#[test]
 fn cut_files_are_recognised() {
     let scratch = Scratch::new();
     let whole = fs::read(golden("ext4/layer1.zstd-32k.zfile.tar")).unwrap();
@@ -262,7 +289,15 @@ fn a_broken_index_in_a_sound_zfile_is_found() {
     ovbd::image::build::compress(&content, &target, &Progress::hidden()).unwrap();
     let report = check(&path);
     assert_eq!(rule(&report), Some(Rule::LsmtEntryOverlap));
-    assert!(report.problems[0].to_string().contains("(decompressed)"));
+    // Named by the block that it is in, and by its place in the content.
+    let block = block_offsets(&path)[index / 4096];
+    assert_eq!(first_bad(&report), Some(block));
+    let problem = report.problems[0].to_string();
+    let place = format!(
+        "(decompressed, from byte {block} on): LSMT index entry 1 at byte {}",
+        index + 16
+    );
+    assert!(problem.contains(&place), "{problem}");
 }
 
 #[test]

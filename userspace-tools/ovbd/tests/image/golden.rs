@@ -84,7 +84,8 @@ fn inspect_shows_what_the_files_were_made_with() {
                 assert_eq!(u64::from(zfile.checksums), verify, "{}", file.name);
             }
             if let Some(overwritten) = file.number("header_overwrite") {
-                let flagged = zfile.header.flag_names.iter().any(|n| n == "overwritten");
+                let header = zfile.header.as_ref().unwrap();
+                let flagged = header.flag_names.iter().any(|n| n == "overwritten");
                 assert_eq!(u64::from(flagged), overwritten, "{}", file.name);
             }
         }
@@ -229,7 +230,7 @@ fn zstd_zfiles_are_laid_out_as_those_of_the_reference() {
         let theirs = inspect(&file.path()).unwrap().zfile.unwrap();
         let fields = |info: &ovbd::image::inspect::ZfileInfo| {
             let records = [&info.header, &info.trailer].map(|record| {
-                let r = record.clone();
+                let r = record.clone().unwrap();
                 (
                     r.flags,
                     r.index_size,
@@ -240,7 +241,7 @@ fn zstd_zfiles_are_laid_out_as_those_of_the_reference() {
                     r.verify,
                 )
             });
-            (records, info.blocks)
+            (records, info.blocks.as_ref().unwrap().count)
         };
         assert_eq!(fields(&ours), fields(&theirs), "{}", file.name);
         let limit = theirs.size + theirs.size / 50 + 64;

@@ -55,7 +55,7 @@ fn tree(scratch: &Scratch, name: &str, order: bool) -> std::path::PathBuf {
             .status();
         assert!(status.unwrap().success());
     }
-    for folder in ["a/b/c", "a/b", "a"] {
+    for folder in ["a/b/c", "a/b", "a", ""] {
         set_times(&root.join(folder), 2_000_000);
     }
     root
@@ -189,6 +189,17 @@ fn one_tree_is_one_erofs_image() {
             assert_eq!(made.len() % 4096, 0);
             assert_eq!(made[1024..1028], 0xe0f5_e1e2_u32.to_le_bytes());
             assert!(made == image(&second, &settings).unwrap());
+            let path = scratch.file("image", &made);
+            run("fsck.erofs", &[path.to_str().unwrap()]);
+            // The time of making is that of the youngest file.
+            assert_eq!(made[1048..1056], 2_000_000_u64.to_le_bytes());
+            let fixed = FsSettings {
+                timestamp: Some(1_000_005),
+                ..settings
+            };
+            let made = image(&first, &fixed).unwrap();
+            assert_eq!(made[1048..1056], 1_000_005_u64.to_le_bytes());
+            assert!(made == image(&second, &fixed).unwrap());
         }
         Err(Error::Image(ImageError::Tool { program, reason })) => {
             assert_eq!(

@@ -5,9 +5,9 @@
 use std::fmt::{Display, Write};
 
 use ovbd::image::inspect::{
-    FileInfo, ImageInfo, IndexInfo, LsmtInfo, LsmtRecord, ZfileInfo, ZfileRecord,
+    BlockInfo, FileInfo, ImageInfo, IndexInfo, LsmtInfo, LsmtRecord, ZfileInfo, ZfileRecord,
 };
-use ovbd::image::size::Human;
+use ovbd::image::size::{percentage, Human};
 
 /// Lines with a word in front of what belongs together.
 struct Lines(String);
@@ -57,14 +57,16 @@ fn file(info: &FileInfo) -> String {
 impl Lines {
     fn zfile(&mut self, zfile: &ZfileInfo) {
         let checksums = if zfile.checksums { "" } else { "out" };
+        let level = zfile.trailer.as_ref().map_or(0, |trailer| trailer.level);
+        let count = zfile.blocks.as_ref().map_or("blocks".to_owned(), |blocks| {
+            format!("{} blocks", blocks.count)
+        });
         self.line(
             "zfile",
             format_args!(
-                "{}, {} blocks of {}, with{checksums} checksums, level {}",
+                "{}, {count} of {}, with{checksums} checksums, level {level}",
                 zfile.algorithm,
-                zfile.blocks,
                 Human(zfile.block_size.into()),
-                zfile.trailer.level,
             ),
         );
         self.line(
@@ -73,21 +75,33 @@ impl Lines {
                 "{} → {}{}",
                 exact(zfile.original_size),
                 exact(zfile.size),
-                ratio(zfile.size, zfile.original_size)
+                percentage(zfile.size, zfile.original_size)
             ),
         );
-        if let Some(mean) = zfile.stored.checked_div(zfile.blocks).map(Human) {
-            let (least, most) = (Human(zfile.smallest_block), Human(zfile.largest_block));
-            let expanded = zfile.expanded_blocks;
-            self.line(
-                "",
-                format_args!(
-                    "blocks stored in {least} to {most}, {mean} on average; {expanded} longer than they were"
-                ),
-            );
+        if let Some(blocks) = &zfile.blocks {
+            self.blocks(blocks);
         }
-        self.zfile_record("header", &zfile.header);
-        self.zfile_record("trailer", &zfile.trailer);
+        for (name, record) in [("header", &zfile.header), ("trailer", &zfile.trailer)] {
+            match record {
+                Some(record) => self.zfile_record(name, record),
+                None => self.line("", format_args!("{name:<8}broken")),
+            }
+        }
+    }
+
+    fn blocks(&mut self, blocks: &BlockInfo) {
+        let Some(mean) = blocks.stored.checked_div(blocks.count).map(Human) else {
+            return;
+        };
+        let (least, most) = (Human(blocks.smallest), Human(blocks.largest));
+        let expanded = blocks.expanded;
+        self.line(
+            "",
+            format_args!(
+                "blocks stored in {least} to {most}, {mean} on average; {expanded} longer than \
+                 they were"
+            ),
+        );
     }
 
     fn zfile_record(&mut self, name: &str, record: &ZfileRecord) {
@@ -252,12 +266,4 @@ fn exact(bytes: u64) -> String {
         return format!("{bytes} bytes");
     }
     format!("{} ({bytes} bytes)", Human(bytes))
-}
-
-/// `, 37.5 %`; nothing of nothing.
-fn ratio(part: u64, whole: u64) -> String {
-    if whole == 0 {
-        return String::new();
-    }
-    format!(", {:.1} %", part as f64 * 100.0 / whole as f64)
 }

@@ -4,13 +4,14 @@
 //!
 //! The same tree gives the same image, byte for byte: UUID, hash seed and time stamps are fixed
 //! (from the tree itself unless told), and what `mke2fs` takes from the host's clock or the
-//! tree's access times is put right afterwards by [`ext4`].
+//! tree's access times is put right afterwards by [`ext4`] and [`erofs`].
 
+mod erofs;
 mod ext4;
 mod tree;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -42,10 +43,13 @@ pub struct FsSettings {
     pub uuid: Option<String>,
     /// Volume label.
     pub label: Option<String>,
-    /// Seconds since 1970: the time of making, and no file is younger. By default the tree's
-    /// youngest modification.
+    /// Seconds since 1970: the time of making. In ext4, no file is younger; in EROFS, all files
+    /// have this time. By default the tree's youngest modification, and files keep their times.
     pub timestamp: Option<i64>,
 }
+
+/// The most lines of a tool's words that are passed on.
+const ERROR_LINES: usize = 6;
 
 /// ext4's block, EROFS's too.
 const BLOCK: u64 = 4096;
@@ -57,13 +61,16 @@ const BLOCK: u64 = 4096;
 /// # Errors
 /// [`Error::Tool`] with the words of the tool that failed or is missing.
 pub fn make(folder: &Path, settings: &FsSettings, near: &Path) -> Result<File> {
-    let tree = Tree::scan(folder)?;
+    // Absolute, so that no tool takes it for an option.
+    let folder = fs::canonicalize(folder).map_err(|e| Error::io("find the folder", folder, e))?;
+    let tree = Tree::scan(&folder)?;
     let plan = Plan {
-        folder,
+        folder: &folder,
         uuid: settings.uuid.clone().unwrap_or_else(|| tree.uuid()),
         label: settings.label.as_deref(),
         // 0 means "now" to both tools.
         time: settings.timestamp.unwrap_or(tree.newest).max(1),
+        same_time: settings.timestamp.is_some(),
     };
     let image = scratch_file(near)?;
     match settings.kind {
@@ -79,6 +86,8 @@ struct Plan<'a> {
     uuid: String,
     label: Option<&'a str>,
     time: i64,
+    /// The time was given: EROFS has it for all files then.
+    same_time: bool,
 }
 
 impl Plan<'_> {
@@ -118,15 +127,19 @@ impl Plan<'_> {
 
     fn erofs(&self, image: &File, size: Option<u64>) -> Result<()> {
         let mut command = tool("mkfs.erofs");
-        command
-            .args(["-U", &self.uuid])
-            .arg(format!("-T{}", self.time))
-            .env("SOURCE_DATE_EPOCH", self.time.to_string());
+        command.args(["-U", &self.uuid]);
+        if self.same_time {
+            command.arg(format!("-T{}", self.time));
+        }
         if let Some(label) = self.label {
             command.args(["-L", label]);
         }
         command.arg(name_of(image)).arg(self.folder);
         run(command, "erofs-utils")?;
+        if !self.same_time {
+            erofs::set_build_time(image, self.time)
+                .map_err(|e| Error::io("settle the file system of", self.folder, e))?;
+        }
         self.resize(image, size)
     }
 
@@ -182,11 +195,18 @@ fn run(mut command: Command, package: &'static str) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let mut words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if words.is_empty() {
-        words = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    }
-    Err(failed(format!("{}: {words}", output.status)))
+    let words = match output.stderr.trim_ascii() {
+        [] => &output.stdout,
+        words => words,
+    };
+    // Some follow their error with a page about their options.
+    let words: Vec<_> = words
+        .trim_ascii()
+        .split(|byte| *byte == b'\n')
+        .take(ERROR_LINES)
+        .map(String::from_utf8_lossy)
+        .collect();
+    Err(failed(format!("{}: {}", output.status, words.join("\n"))))
 }
 
 /// The time in SOURCE_DATE_EPOCH, if that is set.

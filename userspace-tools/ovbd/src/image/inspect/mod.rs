@@ -4,193 +4,29 @@
 //!
 //! Shows as much as can be read: a layer whose index is broken still has a header to look at.
 
-use std::path::{Path, PathBuf};
+mod info;
 
+use std::path::Path;
+use std::sync::Arc;
+
+use overlaybd_format::blob::{Blob as Detected, Kind};
 use overlaybd_format::lsmt::{self, Layer};
-use overlaybd_format::zfile;
-use overlaybd_format::SECTOR;
-use serde::Serialize;
+use overlaybd_format::tar::Payload;
+use overlaybd_format::zfile::{self, Header, ZFile};
+use overlaybd_format::{Part, SECTOR};
 
 use super::blob::Blob;
-use super::picture::Picture;
-use super::source::{Source, Std};
+use super::picture::{LayerShare, Picture};
+use super::source::{self, FileSource, SharedSource, Source, Std};
 use super::stack::Stack;
 use super::zsource::ZSource;
 use crate::error::ExitCode;
 use crate::{Error, Result};
 
-/// A file.
-#[derive(Clone, Debug, Serialize)]
-pub struct FileInfo {
-    /// Its name.
-    pub path: PathBuf,
-    /// Its length, bytes.
-    pub size: u64,
-    /// The layers of wrapping, outermost first: "tar", "zfile", "lsmt"; empty if it is none.
-    pub kinds: Vec<&'static str>,
-    /// The tar around it.
-    pub tar: Option<TarInfo>,
-    /// The ZFile.
-    pub zfile: Option<ZfileInfo>,
-    /// The LSMT file.
-    pub lsmt: Option<LsmtInfo>,
-    /// Why there is no more to see.
-    pub problem: Option<String>,
-}
-
-/// A tar around a payload.
-#[derive(Clone, Debug, Serialize)]
-pub struct TarInfo {
-    /// Where the payload begins, bytes.
-    pub payload_offset: u64,
-    /// Its length, bytes.
-    pub payload_size: u64,
-}
-
-/// A ZFile.
-#[derive(Clone, Debug, Serialize)]
-pub struct ZfileInfo {
-    /// "lz4" or "zstd".
-    pub algorithm: &'static str,
-    /// Bytes of the original a block.
-    pub block_size: u32,
-    /// A checksum follows each block.
-    pub checksums: bool,
-    /// Length of the original, bytes.
-    pub original_size: u64,
-    /// Length of the ZFile, bytes.
-    pub size: u64,
-    /// Number of blocks.
-    pub blocks: u64,
-    /// Bytes that the blocks take, checksums included.
-    pub stored: u64,
-    /// Stored length of the smallest block.
-    pub smallest_block: u64,
-    /// Stored length of the largest block.
-    pub largest_block: u64,
-    /// How many blocks are stored longer than they are.
-    pub expanded_blocks: u64,
-    /// The record at the beginning.
-    pub header: ZfileRecord,
-    /// The record at the end, which counts.
-    pub trailer: ZfileRecord,
-}
-
-/// Header or trailer of a ZFile.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ZfileRecord {
-    /// The bits.
-    pub flags: u64,
-    /// Their names.
-    pub flag_names: Vec<String>,
-    /// Checksum of the record.
-    pub digest: u32,
-    /// Where the index begins, bytes.
-    pub index_offset: u64,
-    /// Number of blocks.
-    pub index_size: u64,
-    /// Length of the original, bytes.
-    pub original_size: u64,
-    /// Checksum of the index.
-    pub index_crc: u32,
-    /// Bytes of the original a block.
-    pub block_size: u32,
-    /// 1: LZ4, 2: zstd.
-    pub algorithm: u8,
-    /// A note of the compression level.
-    pub level: u8,
-    /// A checksum follows each block.
-    pub verify: bool,
-}
-
-/// An LSMT file.
-#[derive(Clone, Debug, Serialize)]
-pub struct LsmtInfo {
-    /// "sealed", or which file of which kind of writable layer.
-    pub state: &'static str,
-    /// Its length, bytes.
-    pub size: u64,
-    /// The record at the beginning.
-    pub header: LsmtRecord,
-    /// The record at the end of a sealed layer, which counts.
-    pub trailer: Option<LsmtRecord>,
-    /// The index of a sealed layer.
-    pub index: Option<IndexInfo>,
-}
-
-/// Header or trailer of an LSMT file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LsmtRecord {
-    /// The bits.
-    pub flags: u32,
-    /// Their names.
-    pub flag_names: Vec<String>,
-    /// Where the index begins, bytes.
-    pub index_offset: u64,
-    /// Number of entries, padding included.
-    pub index_size: u64,
-    /// Size of the disk, bytes.
-    pub virtual_size: u64,
-    /// Name of the layer.
-    pub uuid: Option<String>,
-    /// Name of the layer below.
-    pub parent_uuid: Option<String>,
-    /// Version and sub-version.
-    pub version: (u8, u8),
-    /// Free text, as far as it is text.
-    pub user_tag: String,
-}
-
-/// What an index holds.
-#[derive(Clone, Debug, Serialize)]
-pub struct IndexInfo {
-    /// Entries that are not padding.
-    pub extents: u64,
-    /// Those of them that set their range to zero.
-    pub zeroed_extents: u64,
-    /// Entries that mean nothing.
-    pub padding: u64,
-    /// Bytes of the disk that the layer has data for.
-    pub data: u64,
-    /// Bytes of the disk that it sets to zero.
-    pub zeroed: u64,
-    /// Bytes of the shortest extent.
-    pub shortest: u64,
-    /// Bytes of the longest extent.
-    pub longest: u64,
-    /// Extents that begin beyond the disk and cannot be seen.
-    pub beyond: u64,
-    /// Bytes of data in the last sector of the data, if it is not full.
-    pub partial_tail: Option<u16>,
-}
-
-/// The disk that layers make.
-#[derive(Clone, Debug, Serialize)]
-pub struct ImageInfo {
-    /// Size of the disk, bytes.
-    pub size: u64,
-    /// Extents of the merged index that have data.
-    pub extents: u64,
-    /// Bytes that the merged index takes in the kernel.
-    pub index_memory: u64,
-    /// The layers, bottom first.
-    pub layers: Vec<LayerInfo>,
-    /// What is odd.
-    pub warnings: Vec<String>,
-}
-
-/// What a layer is to the disk. Bytes.
-#[derive(Clone, Debug, Serialize)]
-pub struct LayerInfo {
-    /// Its file.
-    pub path: PathBuf,
-    /// Data within the disk.
-    pub data: u64,
-    /// Data that no higher layer hides.
-    pub seen: u64,
-    /// What it sets to zero.
-    pub zeroed: u64,
-}
+pub use self::info::{
+    BlockInfo, FileInfo, ImageInfo, IndexInfo, LayerInfo, LsmtInfo, LsmtRecord, TarInfo, ZfileInfo,
+    ZfileRecord,
+};
 
 /// Looks at the file `path`.
 ///
@@ -209,8 +45,8 @@ pub fn inspect(path: &Path) -> Result<FileInfo> {
     let blob = match Blob::open(path) {
         Ok(blob) => blob,
         Err(error) if is_about_content(&error) => {
-            info.size = super::source::FileSource::open(path)?.size();
             info.problem = Some(error.to_string());
+            info.fill_broken()?;
             return Ok(info);
         }
         Err(error) => return Err(error),
@@ -232,21 +68,45 @@ impl FileInfo {
             return;
         }
         if let Some(payload) = blob.wrapper() {
-            self.kinds.push("tar");
-            self.tar = Some(TarInfo {
-                payload_offset: payload.offset,
-                payload_size: payload.length,
-            });
+            self.add_tar(payload);
         }
         if let Some(zfile) = blob.zfile() {
             self.kinds.push("zfile");
-            self.zfile = Some(ZfileInfo::new(zfile, blob.stored().size()));
+            self.zfile = ZfileInfo::of_sound(zfile, blob.stored().size());
         }
         match blob.holds_lsmt() {
             Ok(true) => self.fill_lsmt(blob),
             Ok(false) => {}
             Err(error) => self.problem = Some(error.to_string()),
         }
+    }
+
+    /// What can be told of a file that cannot be opened: which ZFile fields are sound.
+    fn fill_broken(&mut self) -> Result<()> {
+        let file: SharedSource = Arc::new(FileSource::open(&self.path)?);
+        self.size = file.size();
+        let Ok(detected) = Detected::detect(&&*file, self.size) else {
+            return Ok(());
+        };
+        let payload = detected.payload;
+        if detected.wrapped {
+            self.add_tar(payload);
+        }
+        if detected.kind == Kind::Zfile {
+            self.kinds.push("zfile");
+            let path = self.path.clone();
+            let stored = source::Part::new(file, path, payload.offset, payload.length);
+            self.zfile = ZfileInfo::of_broken(&stored);
+        }
+        Ok(())
+    }
+
+    fn add_tar(&mut self, payload: Payload) {
+        self.kinds.push("tar");
+        self.tar = Some(TarInfo {
+            payload_offset: payload.offset,
+            payload_size: payload.length,
+        });
     }
 
     fn fill_lsmt(&mut self, blob: &Blob) {
@@ -291,36 +151,67 @@ fn state(header: &lsmt::Header, sealed: bool) -> &'static str {
 }
 
 impl ZfileInfo {
-    fn new(source: &ZSource, size: u64) -> Self {
+    fn new(header: Option<Header>, trailer: Option<Header>, size: u64) -> Option<Self> {
+        let record = trailer.or(header)?;
+        Some(Self {
+            algorithm: record.algorithm.name(),
+            block_size: record.block_size,
+            checksums: record.verify,
+            original_size: record.original_size,
+            size,
+            header: header.as_ref().map(ZfileRecord::new),
+            trailer: trailer.as_ref().map(ZfileRecord::new),
+            blocks: None,
+        })
+    }
+
+    fn of_sound(source: &ZSource, size: u64) -> Option<Self> {
         let file = source.zfile();
+        let info = Self::new(Some(*file.header()), Some(*file.trailer()), size)?;
+        Some(Self {
+            blocks: Some(BlockInfo::new(file)),
+            ..info
+        })
+    }
+
+    /// What can be read of a ZFile that cannot be opened.
+    fn of_broken(stored: &dyn Source) -> Option<Self> {
+        let record = |at: u64, part| {
+            let mut bytes = [0; 512];
+            stored.read_exact_at(at, &mut bytes).ok()?;
+            Header::parse::<Std>(&bytes, at, part).ok()
+        };
+        let trailer = stored.size().checked_sub(zfile::SIZE);
+        Self::new(
+            record(0, Part::Header),
+            trailer.and_then(|at| record(at, Part::Trailer)),
+            stored.size(),
+        )
+    }
+}
+
+impl BlockInfo {
+    fn new(file: &ZFile<Std>) -> Self {
         let table = file.table();
-        let lengths = (0..file.block_count())
-            .map(|block| (block, table.start(block + 1) - table.start(block)));
         let (mut smallest, mut largest, mut expanded) = (u64::MAX, 0, 0);
-        for (block, length) in lengths {
+        for block in 0..file.block_count() {
+            let length = table.start(block + 1) - table.start(block);
             smallest = smallest.min(length);
             largest = largest.max(length);
             expanded += u64::from(length > u64::from(file.block_len(block)));
         }
         Self {
-            algorithm: file.algorithm().name(),
-            block_size: file.block_size(),
-            checksums: file.verify(),
-            original_size: file.original_size(),
-            size,
-            blocks: file.block_count(),
+            count: file.block_count(),
             stored: table.end() - zfile::SIZE,
-            smallest_block: if largest == 0 { 0 } else { smallest },
-            largest_block: largest,
-            expanded_blocks: expanded,
-            header: ZfileRecord::new(file.header()),
-            trailer: ZfileRecord::new(file.trailer()),
+            smallest: smallest.min(largest),
+            largest,
+            expanded,
         }
     }
 }
 
 impl ZfileRecord {
-    fn new(record: &zfile::Header) -> Self {
+    fn new(record: &Header) -> Self {
         use zfile::flag::{DATA, DIGEST, HEADER, INDEX_COMPRESSED, OVERWRITTEN, SEALED};
         let names = [
             (HEADER, "header"),
@@ -416,7 +307,7 @@ impl ImageInfo {
     /// The disk that `stack` makes.
     pub fn new(stack: &Stack) -> Self {
         let picture = Picture::new(stack);
-        let layer = |(share, blob): (&super::picture::LayerShare, &Blob)| LayerInfo {
+        let layer = |(share, blob): (&LayerShare, &Blob)| LayerInfo {
             path: blob.path().to_owned(),
             data: share.data,
             seen: share.seen,
