@@ -11,128 +11,128 @@ use core::ffi::CStr;
 #[non_exhaustive]
 pub enum Rule {
     /// The file holds neither a ZFile nor an LSMT layer: its first 8 bytes as a
-    /// number, and those of a ZFile. [blobs]
+    /// number, and those of a ZFile. (blobs)
     BlobKind,
 
     /// A tar member that is neither a file nor a pax header: its type, and that
-    /// of a file. [blobs]
+    /// of a file. (blobs)
     TarType,
     /// A number in a tar header that is not octal digits between spaces: the
-    /// offset of the wrong byte in the field. [blobs]
+    /// offset of the wrong byte in the field. (blobs)
     TarNumber,
-    /// The pax header's data do not fit one record: their length, 512. [blobs]
+    /// The pax header's data do not fit one record: their length, 512. (blobs)
     TarPaxSize,
     /// The pax header's data are not `length key=value` lines: the offset of the
-    /// wrong line in them. [blobs]
+    /// wrong line in them. (blobs)
     TarPaxRecord,
-    /// No tar header follows the pax header: the first byte instead. [blobs]
+    /// No tar header follows the pax header: the first byte instead. (blobs)
     TarPaxMember,
-    /// The payload reaches beyond the file: its end, the file's length. [blobs]
+    /// The payload reaches beyond the file: its end, the file's length. (blobs)
     TarPayload,
 
-    /// Too short for header and trailer: the length, 1024. [ZFile, opening 2]
+    /// Too short for header and trailer: the length, 1024. (ZFile, opening 2)
     ZfileLength,
-    /// The header's magic: 8 bytes of it as a number, the right ones. [opening 1]
+    /// The header's magic: 8 bytes of it as a number, the right ones. (opening 1)
     ZfileMagic,
     /// The trailer's magic, likewise; often the length is not the exact one.
-    /// [opening 2]
+    /// (opening 2)
     ZfileTrailerMagic,
-    /// The size field: its value, 96. [header and trailer]
+    /// The size field: its value, 96. (header and trailer)
     ZfileRecordSize,
-    /// A header without flag 0: the flags, with it. [opening 1]
+    /// A header without flag 0: the flags, with it. (opening 1)
     ZfileHeaderFlag,
-    /// A trailer with flag 0: the flags, without it. [opening 2]
+    /// A trailer with flag 0: the flags, without it. (opening 2)
     ZfileTrailerFlag,
-    /// A trailer without flag 1, data file: the flags, with it. [opening 2]
+    /// A trailer without flag 1, data file: the flags, with it. (opening 2)
     ZfileDataFlag,
-    /// A trailer without flag 2, sealed: the flags, with it. [opening 2]
+    /// A trailer without flag 2, sealed: the flags, with it. (opening 2)
     ZfileSealedFlag,
-    /// Flag 5, a compressed index: the flags, without it. [opening 5]
+    /// Flag 5, a compressed index: the flags, without it. (opening 5)
     ZfileIndexCompressed,
-    /// The header's digest: the stored one, the right one. [opening 1]
+    /// The header's digest: the stored one, the right one. (opening 1)
     ZfileDigest,
-    /// The trailer's digest, likewise. [opening 5]
+    /// The trailer's digest, likewise. (opening 5)
     ZfileTrailerDigest,
-    /// An algorithm that is neither LZ4 nor zstd: its number. [opening 5]
+    /// An algorithm that is neither LZ4 nor zstd: its number. (opening 5)
     ZfileAlgorithm,
-    /// The block size, where it is no power of two from 4096 to 65536. [header
-    /// and trailer]
+    /// The block size, where it is no power of two from 4096 to 65536. (header
+    /// and trailer)
     ZfileBlockSize,
-    /// The field `verify`, where it is neither 0 nor 1. [opening 5]
+    /// The field `verify`, where it is neither 0 nor 1. (opening 5)
     ZfileVerify,
-    /// A dictionary, by `use_dict` or `dict_size`: the field, 0. [opening 5]
+    /// A dictionary, by `use_dict` or `dict_size`: the field, 0. (opening 5)
     ZfileDictionary,
-    /// Header and trailer differ: the trailer's field, the header's. [opening 4]
+    /// Header and trailer differ: the trailer's field, the header's. (opening 4)
     ZfileTrailerDiffers,
-    /// The index begins in the header: its offset, 512. [opening 4]
+    /// The index begins in the header: its offset, 512. (opening 4)
     ZfileIndexStart,
     /// The index does not end at the trailer: its end (2^64 - 1 if beyond that),
-    /// the trailer's offset. [opening 4]
+    /// the trailer's offset. (opening 4)
     ZfileIndexEnd,
     /// The number of blocks is not that of the original size: it, the right one.
-    /// [opening 4]
+    /// (opening 4)
     ZfileBlockCount,
-    /// The index's CRC: the one it has, the one in the trailer. [opening 3]
+    /// The index's CRC: the one it has, the one in the trailer. (opening 3)
     ZfileIndexDigest,
-    /// A block's stored length is too small: it, the least. [opening 4]
+    /// A block's stored length is too small: it, the least. (opening 4)
     ZfileBlockShort,
     /// A block's stored length is more than compression can expand to: it, the
-    /// most. [opening 4]
+    /// most. (opening 4)
     ZfileBlockLong,
     /// The blocks do not end at the index: their end, the index's offset.
-    /// [opening 4]
+    /// (opening 4)
     ZfileBlocksEnd,
 
-    /// Too short for header and trailer: the length, 8192. [LSMT]
+    /// Too short for header and trailer: the length, 8192. (LSMT)
     LsmtLength,
-    /// The header's magic: 8 bytes of it as a number, the right ones. [header]
+    /// The header's magic: 8 bytes of it as a number, the right ones. (header)
     LsmtMagic,
     /// The trailer's magic, likewise; often the length is not the exact one.
-    /// [header]
+    /// (header)
     LsmtTrailerMagic,
-    /// The size field: its value, 390. [header]
+    /// The size field: its value, 390. (header)
     LsmtRecordSize,
-    /// A version above 1: it, 1. [header]
+    /// A version above 1: it, 1. (header)
     LsmtVersion,
-    /// A header without flag 0: the flags, with it. [flag bits]
+    /// A header without flag 0: the flags, with it. (flag bits)
     LsmtHeaderFlag,
-    /// A trailer with flag 0: the flags, without it. [flag bits]
+    /// A trailer with flag 0: the flags, without it. (flag bits)
     LsmtTrailerFlag,
-    /// Flag 1 is not set, an index file: the flags, with it. [flag bits]
+    /// Flag 1 is not set, an index file: the flags, with it. (flag bits)
     LsmtDataFlag,
     /// A writable layer, which has no trailer: the header's flags, with flag 2.
-    /// [writable layer]
+    /// (writable layer)
     LsmtWritable,
-    /// A trailer without flag 2, sealed: the flags, with it. [flag bits]
+    /// A trailer without flag 2, sealed: the flags, with it. (flag bits)
     LsmtSealedFlag,
-    /// The index begins in the header: its offset, 4096. [index entry]
+    /// The index begins in the header: its offset, 4096. (index entry)
     LsmtIndexStart,
     /// The index reaches into the trailer: its end (2^64 - 1 if beyond that), the
-    /// trailer's offset. [index entry]
+    /// trailer's offset. (index entry)
     LsmtIndexEnd,
-    /// An entry of length 0 that is no padding: 0, 1. [index entry]
+    /// An entry of length 0 that is no padding: 0, 1. (index entry)
     LsmtEntryEmpty,
     /// An entry reaches beyond the format's address space: its end, 2^50 sectors.
-    /// [index entry]
+    /// (index entry)
     LsmtEntryEnd,
     /// An entry begins before the one ahead of it: its first sector, that one's.
-    /// [index entry]
+    /// (index entry)
     LsmtEntryOrder,
     /// An entry begins within the one ahead of it: its first sector, that one's
-    /// end. [index entry]
+    /// end. (index entry)
     LsmtEntryOverlap,
-    /// An entry's data begin in the header: their first sector, 8. [index entry]
+    /// An entry's data begin in the header: their first sector, 8. (index entry)
     LsmtDataStart,
     /// An entry's data reach beyond the data: their end in sectors, that of all
-    /// data. [index entry]
+    /// data. (index entry)
     LsmtDataEnd,
 
-    /// No layer, or more than 255: the number, 255. [merged view]
+    /// No layer, or more than 255: the number, 255. (merged view)
     LayerCount,
-    /// All layers have virtual size 0. [merged view]
+    /// All layers have virtual size 0. (merged view)
     VirtualSizeZero,
     /// A virtual size beyond the format's address space: it and 2^50, in sectors.
-    /// [index entry]
+    /// (index entry)
     VirtualSizeLimit,
 }
 
