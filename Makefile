@@ -14,10 +14,13 @@ CARGO_TARGET_DIR ?= $(OVBD_CACHE)/target
 export CARGO_TARGET_DIR
 STATIC_TARGET := x86_64-unknown-linux-gnu
 # Only what is built for this target is static: build scripts and macros stay ordinary.
-STATIC := --target $(STATIC_TARGET) --config 'target.$(STATIC_TARGET).rustflags=["-C","target-feature=+crt-static"]'
+# Both programs in one go, always: else cargo would build what they share anew in turn.
+STATIC := --package ovbd --package guest-tests --target $(STATIC_TARGET) --config 'target.$(STATIC_TARGET).rustflags=["-C","target-feature=+crt-static"]'
+
+STATIC_OVBD = $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ovbd
 
 QUIET_SETUP := OVBD_QUIET=1 test-vm/setup
-CARGO := cd userspace-tools && ../test-vm/cargo
+CARGO := cd userspace-tools && ../test-vm/with-cargo cargo
 
 .PHONY: help
 help: ## list the targets
@@ -32,7 +35,12 @@ help: ## list the targets
 
 ##@ Building
 .PHONY: all setup module tools
+ifdef KDIR
+# A kernel developer's question: does the module build?
+all: module
+else
 all: module tools ## module and tool
+endif
 
 setup: ## make or bring up to date what building and testing need
 	@test-vm/setup
@@ -46,30 +54,27 @@ module: ## the kernel module, for Debian's kernel or for KDIR
 	@mkdir -p $(OUT)
 	$(MAKE) -C $(KDIR) $(LLVM_ARG) M=$(CURDIR) MO=$(OUT) modules
 	@echo $(OUT)/dm-overlaybd.ko
-# Nothing else was asked for.
-all: module
-tools:
 else
 module:
 	@$(QUIET_SETUP)
 	@test-vm/build-module
 
-tools: ## the tool ovbd, ordinary and static
-	@$(QUIET_SETUP)
-	$(CARGO) build --locked --release --package ovbd
-	$(CARGO) build --locked --release $(STATIC) --package ovbd
 endif
+
+tools: ## the tool ovbd, ordinary and static
+	@test-vm/with-cargo true || $(QUIET_SETUP)
+	$(CARGO) build --locked --release --package ovbd
+	$(CARGO) build --locked --release $(STATIC)
 
 .PHONY: static
 static: # what goes into the guest
-	@$(CARGO) build --locked --release $(STATIC) --package ovbd --package guest-tests
+	@$(CARGO) build --locked --release $(if $(VERBOSE),,--quiet) $(STATIC)
 
 ##@ Running
 .PHONY: demo vm-shell
 demo: ## boot a stock kernel and mount a three-layer image through the module
 	@$(QUIET_SETUP)
 	@test-vm/build-module >/dev/null
-	@$(CARGO) build --locked --release --quiet --package ovbd
 	@$(MAKE) static
 	@test-vm/demo $(IMAGE)
 
@@ -80,7 +85,7 @@ vm-shell: ## a root shell in the guest, module and tool inside
 	@test-vm/vm-shell
 
 ##@ Testing
-.PHONY: test unit-test vm-test lint
+.PHONY: test unit-test vm-test fuzz-smoke lint
 test: ## every test there is; ends with the line "N passed, N failed"
 	@$(QUIET_SETUP)
 	@test-vm/build-module
@@ -97,6 +102,52 @@ vm-test: ## tests of the module in a guest; T=NAME for some of them
 	@$(MAKE) static
 	@test-vm/vm-test $(T)
 
+fuzz-smoke: ## a few seconds of fuzzing for each parser
+	@$(QUIET_SETUP)
+	@test-vm/fuzz-smoke
+
 lint: ## formatting, clippy, shellcheck, where unsafe is
 	@$(QUIET_SETUP)
 	@test-vm/lint
+
+##@ Installing and tidying up
+PREFIX ?= /usr/local
+COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+# Shell: the module that was built, the kernel that it is for, and that kernel's sign-file.
+ifdef KDIR
+BUILT = ko=$(OUT)/dm-overlaybd.ko; release=$$(cat $(KDIR)/include/config/kernel.release); sign_file=$(KDIR)/scripts/sign-file
+else
+BUILT = eval "$$(test-vm/env)"; ko=$$MODULE; release=$$KVER; sign_file=$$KTREE/scripts/sign-file
+endif
+# Signing is optional: SIGN_KEY=FILE SIGN_CERT=FILE.
+SIGN = $(if $(SIGN_KEY),--sign-file "$$sign_file" --key $(SIGN_KEY) --cert $(SIGN_CERT))
+DEB_OUT ?= $(CURDIR)/build
+
+.PHONY: install install-module install-tools deb clean distclean
+install: install-module install-tools ## module and tool on this machine (DESTDIR, PREFIX, KDIR)
+
+install-module: module
+	@set -e; $(BUILT); \
+	to=$(DESTDIR)/lib/modules/$$release/updates; \
+	install -D -m 644 "$$ko" "$$to/dm-overlaybd.ko"; echo "$$to/dm-overlaybd.ko"; \
+	$(if $(SIGN_KEY),"$$sign_file" sha256 $(SIGN_KEY) $(SIGN_CERT) "$$to/dm-overlaybd.ko";) \
+	[ -n "$(DESTDIR)" ] || depmod -a "$$release"; \
+	[ "$$release" = "$$(uname -r)" ] || echo "Note: this is for Linux $$release; $$(uname -r) runs here."
+
+install-tools: tools
+	install -D -m 755 $(CARGO_TARGET_DIR)/release/ovbd $(DESTDIR)$(PREFIX)/bin/ovbd
+	install -D -m 755 $(STATIC_OVBD) $(DESTDIR)$(PREFIX)/lib/ovbd/ovbd-static
+	install -d $(DESTDIR)$(PREFIX)/share/man/man8 $(COMPLETIONS)
+	$(CARGO_TARGET_DIR)/release/ovbd man $(DESTDIR)$(PREFIX)/share/man/man8
+	$(CARGO_TARGET_DIR)/release/ovbd completions bash >$(COMPLETIONS)/ovbd
+
+deb: module tools ## Debian packages of module, module source and tool, in DEB_OUT
+	@set -e; $(BUILT); userspace-tools/packaging/build-deb --out $(DEB_OUT) \
+	  --module "$$ko" --release "$$release" $(SIGN) --source \
+	  --tool $(CARGO_TARGET_DIR)/release/ovbd --static $(STATIC_OVBD)
+
+clean: ## remove what was built of the project, keep what it stands on
+	@test-vm/clean
+
+distclean: ## remove the cache folder with all that is in it
+	@test-vm/clean --all

@@ -9,7 +9,7 @@ ROOT_PACKAGES=(
   make gcc gcc-14 rustc rust-src rustfmt rust-clippy cargo bindgen clang libclang-dev
   flex bison bc libelf-dev libssl-dev pahole python3 cpio kmod xz-utils perl rsync file
   # For a cargo that runs in here.
-  ca-certificates libc6-dev
+  ca-certificates libc6-dev g++
   # The virtual machine and the guest's programs.
   qemu-system-x86 busybox-static dmsetup mount
   # Disk images.
