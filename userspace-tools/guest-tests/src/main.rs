@@ -5,7 +5,7 @@
 //! `guest-tests run` runs the tests whose names match and prints KTAP; see [`harness`] for what
 //! surrounds each test, [`ctx`] for what a test is given, and [`cases`] for the tests. On the
 //! build machine, `guest-tests pack-golden` makes the disk that carries the golden files in.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cases;
 mod ctx;
@@ -14,6 +14,7 @@ mod forge;
 mod golden;
 mod harness;
 mod read;
+mod rig;
 mod rng;
 
 use std::io::Write;

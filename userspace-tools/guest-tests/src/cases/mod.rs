@@ -4,15 +4,19 @@
 //! module's `cases`; a group of its own is a module more in the list here.
 
 mod below;
+mod cache;
 mod contract;
 mod faults;
 mod harness;
 mod hostile;
 mod image;
+mod lifecycle;
 mod live;
+mod lost;
 mod lsmt;
 mod module;
 mod scale;
+mod shapes;
 mod tables;
 mod tool;
 mod zfile;
@@ -28,6 +32,10 @@ pub fn all() -> Vec<Case> {
         zfile::cases(),
         lsmt::cases(),
         image::cases(),
+        shapes::cases(),
+        lost::cases(),
+        lifecycle::cases(),
+        cache::cases(),
         below::cases(),
         contract::cases(),
         tables::cases(),

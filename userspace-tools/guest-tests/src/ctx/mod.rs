@@ -212,9 +212,14 @@ impl Ctx {
     /// Removes a device now.
     pub fn remove(&mut self, device: &Device) -> Result<()> {
         self.dm()?.remove(Id::Name(&device.name), &Udev::begin())?;
+        self.forget(device);
+        Ok(())
+    }
+
+    /// A device is gone without our doing.
+    pub fn forget(&mut self, device: &Device) {
         self.undo
             .retain(|undo| !matches!(undo, Cleanup::Device(name) if *name == device.name));
-        Ok(())
     }
 
     /// The status line of a device's only target.

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The cache of decompressed blocks: what is decompressed once is not decompressed again for the
+//! rest of the block, and no device ever sees another one's.
+
+use std::fs;
+
+use anyhow::{ensure, Context as _, Result};
+use overlaybd_format::status::ZfileStatus;
+use overlaybd_format::zfile::Algorithm;
+
+use crate::ctx::{Ctx, SECTOR};
+use crate::harness::Case;
+use crate::read::{self, Buffer, Mode};
+use crate::rig::lower::Lower;
+use crate::rig::sample::{self, Form};
+use crate::rig::{self, Zfile};
+
+const BLOCK: u64 = 64 << 10;
+const PAGE: u64 = 4096;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("cache.rest_of_a_block", rest_of_a_block),
+        Case::new("cache.two_neighbours", two_neighbours),
+        Case::new("cache.whole_blocks_are_not_kept", whole_blocks_are_not_kept),
+        Case::new("cache.hot_range", hot_range),
+        Case::new("cache.sixteen_mib_in_a_row", sixteen_mib_in_a_row),
+        Case::new("cache.is_shrunk", is_shrunk),
+        Case::new("cache.forgets_removed_devices", forgets_removed_devices),
+    ]
+}
+
+fn form(algorithm: Algorithm) -> Form {
+    Form::new(algorithm, BLOCK as u32)
+}
+
+/// A device, what it must show, and its counters.
+struct Watched<'a> {
+    zfile: &'a Zfile,
+    device: read::Device<'a>,
+}
+
+impl<'a> Watched<'a> {
+    fn new(zfile: &'a Zfile) -> Result<Self> {
+        Ok(Self {
+            zfile,
+            device: read::Device::open(zfile.path(), &zfile.content)?,
+        })
+    }
+
+    /// Reads directly and compares.
+    fn read(&self, offset: u64, length: u64) -> Result<()> {
+        let mut buffer = Buffer::new(length as usize, 0);
+        self.device.read(Mode::Direct, offset, buffer.all())
+    }
+
+    /// Does `work`, and returns what it added to the counters.
+    fn counts(&self, ctx: &mut Ctx, work: impl FnOnce(&Self) -> Result<()>) -> Result<Counts> {
+        let before = self.zfile.status(ctx)?;
+        work(self)?;
+        let after = self.zfile.status(ctx)?;
+        Ok(Counts::between(&before, &after))
+    }
+
+    /// What reading `blocks` once adds.
+    fn once(&self, blocks: std::ops::Range<usize>) -> Result<Counts> {
+        let extents = sample::extents(&self.zfile.file)?;
+        let extents = &extents[blocks];
+        let sectors = |extent: &std::ops::Range<u64>| {
+            let start = self.zfile.lower.sector * SECTOR + extent.start;
+            let end = self.zfile.lower.sector * SECTOR + extent.end;
+            end.div_ceil(SECTOR) - start / SECTOR
+        };
+        Ok(Counts {
+            sectors: extents.iter().map(sectors).sum(),
+            decompressed: extents.len() as u64 * BLOCK,
+            hits: 0,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    sectors: u64,
+    decompressed: u64,
+    hits: u64,
+}
+
+impl Counts {
+    fn between(before: &ZfileStatus, after: &ZfileStatus) -> Self {
+        Self {
+            sectors: after.read_sectors - before.read_sectors,
+            decompressed: after.decompressed_bytes - before.decompressed_bytes,
+            hits: after.cache_hits - before.cache_hits,
+        }
+    }
+}
+
+fn expect(what: &str, found: Counts, expected: Counts) -> Result<()> {
+    ensure!(
+        found == expected,
+        "{what}: {found:?}, expected {expected:?}"
+    );
+    Ok(())
+}
+
+/// Page by page, and at sectors: one read below, one decompression.
+fn rest_of_a_block(ctx: &mut Ctx) -> Result<()> {
+    for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {
+        let content = sample::content(4 * BLOCK as usize, ctx.rng());
+        let zfile = Zfile::new(ctx, Lower::Disk, form(algorithm), content)?;
+        let watched = Watched::new(&zfile)?;
+        let found = watched.counts(ctx, |watched| {
+            (0..BLOCK / PAGE).try_for_each(|page| watched.read(BLOCK + page * PAGE, PAGE))
+        })?;
+        let hits = BLOCK / PAGE - 1;
+        let expected = Counts {
+            hits,
+            ..watched.once(1..2)?
+        };
+        expect("page by page", found, expected)?;
+        let found = watched.counts(ctx, |watched| {
+            watched.read(2 * BLOCK - SECTOR, SECTOR)?;
+            watched.read(BLOCK + SECTOR, BLOCK - 2 * SECTOR)
+        })?;
+        let again = Counts {
+            sectors: 0,
+            decompressed: 0,
+            hits: 2,
+        };
+        expect("again", found, again)?;
+    }
+    Ok(())
+}
+
+/// A read that ends in one block and begins in the one before.
+fn two_neighbours(ctx: &mut Ctx) -> Result<()> {
+    let content = sample::content(4 * BLOCK as usize, ctx.rng());
+    let zfile = Zfile::new(ctx, Lower::Disk, form(Algorithm::Lz4), content)?;
+    let watched = Watched::new(&zfile)?;
+    watched.read(BLOCK - PAGE, 2 * PAGE)?;
+    let found = watched.counts(ctx, |watched| {
+        watched.read(BLOCK - 3 * PAGE, 6 * PAGE)?;
+        watched.read(0, PAGE)?;
+        watched.read(2 * BLOCK - PAGE, PAGE)
+    })?;
+    let expected = Counts {
+        sectors: 0,
+        decompressed: 0,
+        hits: 3,
+    };
+    expect("both blocks were there", found, expected)?;
+    // One of two is not enough.
+    let found = watched.counts(ctx, |watched| watched.read(2 * BLOCK - PAGE, 2 * PAGE))?;
+    ensure!(found.hits == 0, "{found:?}");
+    let decompressed = 2 * BLOCK;
+    ensure!(found.decompressed == decompressed, "{found:?}");
+    Ok(())
+}
+
+/// Their pages are in the page cache, if anybody wants them again.
+fn whole_blocks_are_not_kept(ctx: &mut Ctx) -> Result<()> {
+    let content = sample::content(4 * BLOCK as usize, ctx.rng());
+    let zfile = Zfile::new(ctx, Lower::Disk, form(Algorithm::Lz4), content)?;
+    let watched = Watched::new(&zfile)?;
+    for _ in 0..2 {
+        let found = watched.counts(ctx, |watched| watched.read(BLOCK, BLOCK))?;
+        expect("a whole block", found, watched.once(1..2)?)?;
+    }
+    // What it keeps is the block that was not wanted as a whole.
+    watched.read(BLOCK, BLOCK + PAGE)?;
+    let found = watched.counts(ctx, |watched| watched.read(2 * BLOCK + PAGE, PAGE))?;
+    ensure!(found.hits == 1, "{found:?}");
+    let found = watched.counts(ctx, |watched| watched.read(BLOCK + PAGE, PAGE))?;
+    ensure!(found.hits == 0, "{found:?}");
+    Ok(())
+}
+
+/// 1 MiB, read at random in pages: every block is decompressed once.
+fn hot_range(ctx: &mut Ctx) -> Result<()> {
+    const READS: u64 = 2000;
+    for algorithm in [Algorithm::Lz4, Algorithm::Zstd] {
+        let content = sample::content(3 << 20, ctx.rng());
+        let zfile = Zfile::new(ctx, Lower::Disk, form(algorithm), content)?;
+        let watched = Watched::new(&zfile)?;
+        let mut rng = ctx.rng().fork();
+        // Every block at least once, whatever the numbers are.
+        let found = watched.counts(ctx, |watched| {
+            (16..32).try_for_each(|block| watched.read(block * BLOCK, PAGE))?;
+            (16..READS).try_for_each(|_| {
+                let page = rng.within(0..(1 << 20) / PAGE);
+                watched.read((1 << 20) + page * PAGE, PAGE)
+            })
+        })?;
+        let hits = READS - 16;
+        let expected = Counts {
+            hits,
+            ..watched.once(16..32)?
+        };
+        expect("hot range", found, expected)?;
+    }
+    Ok(())
+}
+
+/// Its size: 256 blocks of a device in a row fit.
+fn sixteen_mib_in_a_row(ctx: &mut Ctx) -> Result<()> {
+    let blocks = 256;
+    let content = sample::content((blocks * BLOCK) as usize, ctx.rng());
+    let zfile = Zfile::new(ctx, Lower::Disk, form(Algorithm::Lz4), content)?;
+    drop_objects()?;
+    let watched = Watched::new(&zfile)?;
+    let pass = |watched: &Watched<'_>, page: u64| {
+        (0..blocks).try_for_each(|block| watched.read(block * BLOCK + page * PAGE, PAGE))
+    };
+    let found = watched.counts(ctx, |watched| pass(watched, 3))?;
+    expect("first pass", found, watched.once(0..blocks as usize)?)?;
+    let found = watched.counts(ctx, |watched| pass(watched, 9))?;
+    let expected = Counts {
+        sectors: 0,
+        decompressed: 0,
+        hits: blocks,
+    };
+    expect("second pass", found, expected)
+}
+
+/// The kernel takes the memory back when it is asked to; reads stay right.
+fn is_shrunk(ctx: &mut Ctx) -> Result<()> {
+    let content = sample::content(2 << 20, ctx.rng());
+    let zfile = Zfile::new(ctx, Lower::Disk, form(Algorithm::Zstd), content)?;
+    let watched = Watched::new(&zfile)?;
+    let pages =
+        |watched: &Watched<'_>| (0..8).try_for_each(|block| watched.read(block * BLOCK, PAGE));
+    pages(&watched)?;
+    drop_objects()?;
+    let found = watched.counts(ctx, pages)?;
+    expect("after it was shrunk", found, watched.once(0..8)?)?;
+    let found = watched.counts(ctx, pages)?;
+    ensure!(found.hits == 8, "it keeps nothing any more: {found:?}");
+    Ok(())
+}
+
+/// The content of the device changes with its table, and so does that of the next device.
+fn forgets_removed_devices(ctx: &mut Ctx) -> Result<()> {
+    for _ in 0..4 {
+        let contents = [(); 2].map(|()| sample::content(2 << 20, ctx.rng()));
+        let [first, second] = contents;
+        let zfile = Zfile::new(ctx, Lower::Disk, form(Algorithm::Lz4), first)?;
+        let old = Watched::new(&zfile)?;
+        (0..32).try_for_each(|block| old.read(block * BLOCK, PAGE))?;
+        drop(old);
+        // The same place of the same disk.
+        let file = sample::zfile(&second, form(Algorithm::Lz4))?;
+        let lower = Lower::Disk.with(ctx, rig::OFFSET, &file)?;
+        let table = [crate::ctx::target(
+            0,
+            (2 << 20) / SECTOR,
+            "zfile",
+            &lower.words(),
+        )];
+        ctx.load(&zfile.device, &table)?;
+        let reloaded = Zfile {
+            device: zfile.device.clone(),
+            lower,
+            file,
+            form: form(Algorithm::Lz4),
+            content: second,
+        };
+        let new = Watched::new(&reloaded)?;
+        let pass =
+            |watched: &Watched<'_>| (0..32).try_for_each(|block| watched.read(block * BLOCK, PAGE));
+        let found = new.counts(ctx, pass).context("after a reload")?;
+        ensure!(found.hits == 0, "after a reload: {found:?}");
+        drop(new);
+        ctx.remove(&zfile.device)?;
+    }
+    Ok(())
+}
+
+/// Shrinks what the kernel and its modules keep.
+fn drop_objects() -> Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "2").context("drop_caches")
+}

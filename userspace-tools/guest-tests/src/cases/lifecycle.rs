@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Devices and module from beginning to end: what is in use stays, and goes when it is not.
+
+use std::time::Duration;
+
+use anyhow::{ensure, Context as _, Result};
+use ovbd::dm::udev::Udev;
+use ovbd::dm::Id;
+use overlaybd_format::zfile::Algorithm;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::ctx::{output, target, Ctx, SECTOR};
+use crate::harness::Case;
+use crate::read::{self, Buffer, Mode};
+use crate::rig::load::{Load, Read};
+use crate::rig::lower::Lower;
+use crate::rig::sample::{self, Form};
+use crate::rig::{until, Zfile, OFFSET};
+
+const SIZE: usize = (512 << 10) + 333;
+const FORM: Form = Form::new(Algorithm::Lz4, 16 << 10);
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("lifecycle.module_in_use_stays", module_in_use_stays),
+        Case::new("lifecycle.deferred_remove", deferred_remove),
+        Case::new("lifecycle.exchange_without_flush", exchange_without_flush),
+        Case::new("lifecycle.reads_that_may_not_wait", reads_that_may_not_wait),
+    ]
+}
+
+fn device(ctx: &mut Ctx, lower: Lower) -> Result<Zfile> {
+    let content = sample::content(SIZE, ctx.rng());
+    Zfile::new(ctx, lower, FORM, content)
+}
+
+/// It cannot be unloaded while a table stands on it, and can be afterwards.
+fn module_in_use_stays(ctx: &mut Ctx) -> Result<()> {
+    let zfile = device(ctx, Lower::Disk)?;
+    let refused = output(&["rmmod", "dm_overlaybd"]);
+    ensure!(refused.is_err(), "a module in use was unloaded");
+    read::check_once(zfile.path(), zfile.content.clone())?;
+    ctx.remove(&zfile.device)?;
+    output(&["rmmod", "dm_overlaybd"]).map(drop)
+}
+
+/// An open device that is to be removed can be read until it is closed.
+fn deferred_remove(ctx: &mut Ctx) -> Result<()> {
+    let zfile = device(ctx, Lower::Disk)?;
+    let padded = zfile.padded();
+    let open = read::Device::open(zfile.path(), &padded)?;
+    let name = zfile.device.name.clone();
+    let dm = ctx.dm()?;
+    dm.remove_deferred(Id::Name(&name), &Udev::begin())?;
+    let info = dm.info(Id::Name(&name))?.context("gone while open")?;
+    ensure!(info.deferred_remove && info.open_count > 0, "{info:?}");
+    open.whole(Mode::Direct, 64 << 10)?;
+    drop(open);
+    until("it is removed", Duration::from_secs(20), || {
+        Ok(dm.info(Id::Name(&name))?.is_none())
+    })?;
+    ctx.forget(&zfile.device);
+    Ok(())
+}
+
+/// The device below a zfile is exchanged under an lsmt that is read, with and without waiting
+/// for what is in flight. The old one is free then.
+fn exchange_without_flush(ctx: &mut Ctx) -> Result<()> {
+    let content = sample::content(1 << 20, ctx.rng());
+    let layer = sample::layer(&content, &[])?;
+    let file = sample::zfile(&layer, FORM)?;
+    let places = [
+        Lower::Disk.with(ctx, OFFSET, &file)?,
+        Lower::NullTimer.with(ctx, OFFSET + 4, &file)?,
+    ];
+    let sectors = layer.len() as u64 / SECTOR;
+    let zfile = ctx.target(sectors, "zfile", &places[0].words())?;
+    let lsmt = format!("1 {} 0 {}", zfile.dev, layer.len());
+    let lsmt = ctx.target((1 << 20) / SECTOR, "lsmt", &lsmt)?;
+    let device = read::Device::open(&lsmt.path, &content)?;
+    let direct: Read<'_> = &|rng| device.random(Mode::Direct, 1, rng);
+    let buffered: Read<'_> = &|rng| device.random(Mode::Buffered, 1, rng);
+    let mut rng = ctx.rng().fork();
+    Load::with(&mut rng, &[direct, direct, buffered], |load| {
+        for round in 1..=24 {
+            read::drop_caches()?;
+            load.more(2)?;
+            let place = &places[round % 2];
+            let flush = if round % 4 < 2 {
+                "--nolockfs"
+            } else {
+                "--noflush"
+            };
+            output(&["dmsetup", "suspend", flush, &zfile.name])?;
+            ctx.load(&zfile, &[target(0, sectors, "zfile", &place.words())])?;
+            let table = ctx.table(&zfile)?;
+            ensure!(table == place.words(), "{table}");
+        }
+        Ok(())
+    })
+}
+
+/// What may not wait gets its bytes or is told to come again, and never anything else.
+fn reads_that_may_not_wait(ctx: &mut Ctx) -> Result<()> {
+    for lower in [Lower::Disk, Lower::RamDisk, Lower::NullTimer] {
+        let zfile = device(ctx, lower)?;
+        let padded = zfile.padded();
+        let device = read::Device::open(zfile.path(), &padded)?;
+        let read: Read<'_> = &|rng| {
+            let sector = rng.within(0..device.size() / SECTOR);
+            let length = rng.length((device.size() / SECTOR - sector).min(512)) * SECTOR;
+            let offset = sector * SECTOR;
+            let mut buffer = Buffer::new(length as usize, 0);
+            let mut slices = [std::io::IoSliceMut::new(buffer.all())];
+            let file = device.file(Mode::Direct);
+            match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+                Ok(got) => {
+                    read::compare(offset, &buffer.bytes()[..got], device.expected(offset, got))
+                }
+                Err(Errno::AGAIN) => Ok(()),
+                Err(other) => Err(other).context("without waiting"),
+            }
+        };
+        Load::with(ctx.rng(), &[read; 8], |load| load.more(40))
+            .with_context(|| format!("{lower:?}"))?;
+        let status = zfile.status(ctx)?;
+        ensure!(status.io_errors == 0, "{status}");
+        ensure!(status.read_sectors > 0, "no read ever succeeded: {status}");
+    }
+    Ok(())
+}
