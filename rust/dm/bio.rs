@@ -186,6 +186,13 @@ impl<'a, T: Target> ReadBio<'a, T> {
         unsafe { (*self.as_raw()).bi_opf & bindings::DM_OVBD_REQ_NOWAIT == 0 }
     }
 
+    /// Whether nobody waits for the data yet: a failure is not one that anybody
+    /// will see, and who needs the data will read them again.
+    pub(crate) fn is_readahead(&self) -> bool {
+        // SAFETY: The bio is ours, by the invariant of `MappedBio`.
+        unsafe { (*self.as_raw()).bi_opf & bindings::DM_OVBD_REQ_RAHEAD != 0 }
+    }
+
     /// Ends the bio; with success only after its [`segments`](Self::segments) are
     /// filled.
     pub(crate) fn end(self, status: Status) -> Mapped<'a> {

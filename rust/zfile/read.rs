@@ -80,6 +80,8 @@ pub(crate) struct Job {
     /// Length of the read, in sectors.
     sectors: u32,
     parts: usize,
+    /// Nobody waits for the data yet.
+    readahead: bool,
     failed: Atomic<bool>,
 }
 
@@ -174,6 +176,7 @@ impl Zfile {
             parts: self.part_count(&blocks),
             blocks,
             wanted,
+            readahead: bio.is_readahead(),
             failed: Atomic::new(false),
         };
         let extent = Extent {
@@ -349,8 +352,9 @@ impl Zfile {
 
     /// Counts a read that the device below failed, and says so in the log.
     fn report_failed_read(&self, job: &Job, below: Status) {
-        if below == Status::AGAIN {
-            // Nothing is wrong: the submitter asked not to wait.
+        if below == Status::AGAIN || job.readahead {
+            // Nothing is wrong, or it is not known yet: a submitter that asked not to wait
+            // was told so, and a suspended dm device fails all readahead.
             return;
         }
         self.counters.add(READS_FAILED, 1);
