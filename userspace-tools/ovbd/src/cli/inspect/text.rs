@@ -231,8 +231,9 @@ impl Lines {
 pub fn image(image: &ImageInfo) -> String {
     let layers = image.layers.len();
     let mut lines = Lines(format!(
-        "\nimage: {} in {layers} layers, {} extents\n",
+        "\nimage: {} in {layers} layer{}, {} extents\n",
         exact(image.size),
+        if layers == 1 { "" } else { "s" },
         image.extents
     ));
     for (number, layer) in image.layers.iter().enumerate().rev() {
