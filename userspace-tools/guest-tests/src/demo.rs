@@ -12,7 +12,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context as _, Result};
+use ovbd::config::ImageConfig;
 use ovbd::image::size::Human;
+use ovbd::image::source::Source;
+use ovbd::image::stack::Stack;
 
 const MOUNT: &str = "/mnt";
 const NAME: &str = "demo";
@@ -28,6 +31,7 @@ pub fn show(config: &Path) -> Result<()> {
         kernel.trim()
     ))?;
 
+    describe(Path::new(config))?;
     let start = Instant::now();
     shell(&format!("ovbd up {NAME} {config} --mount {MOUNT}"))?;
     let up = start.elapsed();
@@ -62,6 +66,40 @@ pub fn show(config: &Path) -> Result<()> {
         "All {files} files read, {} in {} on an emulated processor.",
         Human(bytes),
         seconds(read)
+    ))
+}
+
+/// What the image is made of, a line a layer.
+fn describe(config: &Path) -> Result<()> {
+    let layers = ImageConfig::read(config)?.layers;
+    let files = layers.iter().map(|layer| Ok(layer.locate()?));
+    let stack = Stack::open(&files.collect::<Result<Vec<_>>>()?)?;
+    say(&format!("\n{}:", config.display()))?;
+    for (number, (blob, layer)) in stack.blobs().iter().zip(stack.layers()).enumerate() {
+        let (stored, content) = (blob.size(), blob.content().size());
+        let how = blob.zfile().map_or("not compressed".to_owned(), |zfile| {
+            let zfile = zfile.zfile();
+            let block = u64::from(zfile.block_size());
+            format!("{} in blocks of {}", zfile.algorithm().name(), Human(block))
+        });
+        let percent = stored * 100 / content.max(1);
+        let wrapped = if blob.wrapper().is_some() {
+            ", in a tar"
+        } else {
+            ""
+        };
+        say(&format!(
+            "  layer {number}: {} of disk in {} extents, stored in {} ({percent} %): {how}{wrapped}",
+            Human(content),
+            layer.entries().len(),
+            Human(stored)
+        ))?;
+    }
+    let map = stack.map();
+    say(&format!(
+        "  merged: a disk of {}, {} extents of data",
+        Human(map.size() * 512),
+        map.data_segments()
     ))
 }
 
