@@ -2,6 +2,7 @@
 
 //! Files that the reference tools wrote, and the content each decodes to.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::{env, fs};
 
@@ -17,7 +18,8 @@ use super::{Std, SECTOR};
 /// The folder with the golden files: `OVBD_GOLDEN`, or `shared/golden` beside the
 /// checkout.
 fn folder() -> PathBuf {
-    env::var_os("OVBD_GOLDEN").map_or_else(
+    let named = env::var_os("OVBD_GOLDEN").filter(|folder| !folder.is_empty());
+    named.map_or_else(
         || {
             PathBuf::from(concat!(
                 env!("CARGO_MANIFEST_DIR"),
@@ -66,7 +68,11 @@ pub fn manifest() -> Vec<Entry> {
 /// SHA-256 in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The payload of a blob, out of its tar wrapper.
