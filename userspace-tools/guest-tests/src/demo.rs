@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{ensure, Context as _, Result};
 use ovbd::config::ImageConfig;
 use ovbd::image::size::Human;
-use ovbd::image::source::Source;
 use ovbd::image::stack::Stack;
 
 const MOUNT: &str = "/mnt";
