@@ -15,21 +15,25 @@ const NAMED_MAX: usize = 4;
 
 /// The users of device `dev`, a few words each, as far as they can be found.
 pub fn users(dev: u64) -> Vec<String> {
-    let mut users = holders(dev);
+    let holders = holders(dev).into_iter();
+    let mut users: Vec<String> = holders
+        .map(|name| format!("device {name} is on top of it"))
+        .collect();
     users.extend(processes(dev));
     users.truncate(NAMED_MAX);
     users
 }
 
-/// Devices on top of it.
-fn holders(dev: u64) -> Vec<String> {
+/// The devices on top of `dev`: device-mapper's by their names there, others by the kernel's.
+pub fn holders(dev: u64) -> Vec<String> {
     let folder = format!("/sys/dev/block/{}/holders", DevNo(dev));
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names = entries.map(|entry| {
-        let name = fs::read_to_string(entry.path().join("dm/name"));
-        let name = name.unwrap_or_else(|_| entry.file_name().to_string_lossy().into_owned());
-        format!("device {} is on top of it", name.trim())
-    });
+    let names = entries.map(
+        |entry| match fs::read_to_string(entry.path().join("dm/name")) {
+            Ok(name) => name.trim_end().to_owned(),
+            Err(_) => entry.file_name().to_string_lossy().into_owned(),
+        },
+    );
     names.collect()
 }
 

@@ -2,9 +2,12 @@
 
 //! Removing an image: mounts, its device, and whatever nothing stands on any more.
 //!
-//! The kernel removes layers with their last user by itself ([`crate::up`]). It does so a moment
-//! later, and removes only what is marked. Here they are removed at once, what a killed process left
-//! without a mark goes as well, and the command returns when everything is gone.
+//! The kernel removes layers with their last user by itself ([`crate::up`]), from a work item, a
+//! moment after that user went, and a loop device's file is closed yet a moment later: whoever then
+//! unmounts the file system that the layers lie on finds it busy. So the marks are taken off for the
+//! duration, and everything is removed from here, after which it is gone when the command returns.
+//! What other images use is marked again. If the tool dies in between, layers without a user may
+//! remain; like those that a dead `up` has not marked yet, they go with the next `down` of anything.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -19,6 +22,7 @@ use crate::dm::{node, Dm, Id, Info, Name};
 use crate::error::ExitCode;
 use crate::identity::Role;
 use crate::lock::HostLock;
+use crate::output::paths;
 use crate::step::{Step, Watch};
 use crate::{busy, loopdev, mount, Result};
 
@@ -71,6 +75,7 @@ pub struct Report {
     /// There was such an image.
     pub existed: bool,
     /// Where it was unmounted.
+    #[serde(serialize_with = "paths::many")]
     pub unmounted: Vec<PathBuf>,
     /// It is in use and will be removed with its last user.
     pub deferred: bool,
@@ -89,8 +94,11 @@ pub fn down(name: &Name, options: Options, watch: Watch<'_>) -> Result<Report> {
         ..Report::default()
     };
     let result = cleaner.image(name, options, &mut report);
-    report.notes = finish(cleaner)?;
-    result.map(|()| report)
+    let finished = finish(cleaner);
+    // What went wrong first is what the user has to know.
+    result?;
+    report.notes = finished?;
+    Ok(report)
 }
 
 /// Names of all images that are set up, or are left of a process that was killed.
@@ -114,7 +122,9 @@ pub fn clean(dm: &Dm, loops: BTreeSet<u64>, watch: Watch<'_>) -> Result<Vec<Stri
 /// what did not work out.
 fn finish(mut cleaner: Cleaner<'_>) -> Result<Vec<String>> {
     let mut notes = Vec::new();
-    notes.extend(cleaner.inner_devices()?);
+    let cleaned = cleaner.inner_devices();
+    cleaner.mark_again()?;
+    notes.extend(cleaned?);
     notes.extend(cleaner.wait_for_loops()?);
     let Cleaner {
         dm, removed, udev, ..
@@ -151,6 +161,8 @@ struct Cleaner<'a> {
     removed: BTreeSet<String>,
     /// Loop devices that were in use by it.
     loops: BTreeSet<u64>,
+    /// UUIDs of inner devices that the kernel does not remove by itself for now.
+    unmarked: BTreeSet<String>,
 }
 
 impl<'a> Cleaner<'a> {
@@ -161,6 +173,7 @@ impl<'a> Cleaner<'a> {
             watch,
             removed: BTreeSet::new(),
             loops: BTreeSet::new(),
+            unmarked: BTreeSet::new(),
         }
     }
 
@@ -174,11 +187,11 @@ impl<'a> Cleaner<'a> {
             return Err(DownError::NotOurs(name.to_string()).into());
         }
         report.existed = true;
-        self.note_loops_below(info.dev)?;
         report.unmounted = mount::unmount_all(info.dev, options.deferred)?;
         for target in &report.unmounted {
             (self.watch)(Step::Unmounted(target.clone()));
         }
+        self.unmark_below(info.dev)?;
         let deadline = Instant::now() + PASSING;
         while !self.remove(&info)? {
             if options.deferred {
@@ -202,16 +215,42 @@ impl<'a> Cleaner<'a> {
         Ok(())
     }
 
-    /// Notes the loop devices at the bottom of what `dev` stands on, as long as that can be seen;
-    /// those that the kernel frees by itself.
-    fn note_loops_below(&mut self, dev: u64) -> Result<()> {
+    /// All that `dev` stands on: our inner devices in `inner`, and the loop devices at the bottom,
+    /// those that the kernel frees by itself, in `self.loops`.
+    fn survey_below(&mut self, dev: u64) -> Result<Vec<Info>> {
+        let mut inner = Vec::new();
         let mut below = self.dm.deps(Id::Dev(dev))?;
         while let Some(dev) = below.pop() {
             if loopdev::is_loop(dev) {
                 self.loops
                     .extend(Some(dev).filter(|&dev| loopdev::is_autoclear(dev)));
-            } else {
-                below.extend(existing_deps(self.dm, dev)?);
+            } else if let Some(info) = self.dm.info(Id::Dev(dev))? {
+                below.extend(self.dm.deps(Id::Dev(dev))?);
+                inner.push(info);
+            }
+        }
+        inner.retain(|info| Role::of_uuid(&info.uuid).is_some());
+        Ok(inner)
+    }
+
+    /// Keeps the kernel from removing what `dev` stands on by itself.
+    fn unmark_below(&mut self, dev: u64) -> Result<()> {
+        for info in self.survey_below(dev)? {
+            // It fails for a device that is being removed, which is as good.
+            let _ = self
+                .dm
+                .message(Id::Uuid(&info.uuid), 0, "@cancel_deferred_remove");
+            self.unmarked.insert(info.uuid);
+        }
+        Ok(())
+    }
+
+    /// Has the kernel remove what is still there with its last user.
+    fn mark_again(&mut self) -> Result<()> {
+        for uuid in std::mem::take(&mut self.unmarked) {
+            match self.dm.remove_deferred(Id::Uuid(&uuid), &self.udev) {
+                Err(error) if error.errno() == Some(Errno::NXIO) => {}
+                other => other?,
             }
         }
         Ok(())
@@ -241,7 +280,7 @@ impl<'a> Cleaner<'a> {
             }
             let mut progress = false;
             for info in &idle {
-                self.note_loops_below(info.dev)?;
+                self.survey_below(info.dev)?;
                 progress |= self.remove(info)?;
             }
             if !progress && Instant::now() >= deadline {
@@ -260,14 +299,11 @@ impl<'a> Cleaner<'a> {
         if self.loops.is_empty() {
             return Ok(None);
         }
-        for (_, info) in own_devices(self.dm)? {
-            for dev in existing_deps(self.dm, info.dev)? {
-                self.loops.remove(&dev);
-            }
-        }
         let deadline = Instant::now() + LETTING_GO;
         loop {
-            self.loops.retain(|&dev| loopdev::is_bound(dev));
+            let dm = self.dm;
+            self.loops
+                .retain(|&dev| loopdev::is_bound(dev) && !is_held(dm, dev));
             if self.loops.is_empty() {
                 return Ok(None);
             }
@@ -284,23 +320,22 @@ impl<'a> Cleaner<'a> {
     }
 }
 
-/// What a device stands on, if it is device-mapper's.
-fn existing_deps(dm: &Dm, dev: u64) -> Result<Vec<u64>> {
-    match dm.info(Id::Dev(dev))? {
-        Some(_) => Ok(dm.deps(Id::Dev(dev))?),
-        None => Ok(Vec::new()),
-    }
-}
-
-/// The inner devices that no device of ours stands on.
+/// The inner devices that no device stands on, not even with a table that is not live yet.
 fn idle_devices(dm: &Dm) -> Result<Vec<Info>> {
     let own = own_devices(dm)?;
     let mut used = BTreeSet::new();
     for (_, info) in &own {
-        used.extend(existing_deps(dm, info.dev)?);
+        used.extend(dm.deps(Id::Dev(info.dev))?);
     }
-    let idle = own
-        .into_iter()
-        .filter(|(role, info)| *role != Role::Image && !used.contains(&info.dev));
+    let idle = own.into_iter().filter(|(role, info)| {
+        *role != Role::Image && !used.contains(&info.dev) && !is_held(dm, info.dev)
+    });
     Ok(idle.map(|(_, info)| info).collect())
+}
+
+/// Whether a device stands on `dev`. One that device-mapper does not know any more is on its way out
+/// and does not count.
+fn is_held(dm: &Dm, dev: u64) -> bool {
+    let is_there = |name: &String| matches!(dm.info(Id::Name(name)), Ok(Some(_)));
+    busy::holders(dev).iter().any(is_there)
 }

@@ -33,10 +33,6 @@ pub enum Error {
     #[error(transparent)]
     Image(#[from] ImageError),
 
-    /// A command that exists in name only.
-    #[error("`ovbd {0}` is not built yet")]
-    NotBuilt(&'static str),
-
     /// The configuration of an image is wrong, or a layer is not on this host.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
@@ -125,7 +121,7 @@ impl Error {
             Self::Mount(error) => error.exit_code(),
             Self::Dm(error) => error.exit_code(),
             Self::Loop(error) => error.exit_code(),
-            Self::NotBuilt(_) | Self::Output(_) => ExitCode::Failure,
+            Self::Output(_) => ExitCode::Failure,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::error::ExitCode;
 use crate::identity::Role;
 use crate::loopdev;
 use crate::mount;
+use crate::output::paths;
 use crate::Result;
 
 /// Why there is nothing to say.
@@ -89,6 +90,7 @@ pub struct Image {
     /// Its name.
     pub name: String,
     /// The path of its device.
+    #[serde(serialize_with = "paths::one")]
     pub device: PathBuf,
     /// The device's number, `major:minor`.
     pub number: String,
@@ -101,6 +103,7 @@ pub struct Image {
     /// How often it is open.
     pub open_count: u32,
     /// Where this process sees it mounted.
+    #[serde(serialize_with = "paths::many")]
     pub mounts: Vec<PathBuf>,
     /// What its layers lie on, bottom first.
     pub layers: Vec<Lower>,
@@ -141,6 +144,7 @@ pub struct Lower {
     /// Its name, if it is one of our devices.
     pub name: Option<String>,
     /// The file on it, if it is a loop device.
+    #[serde(serialize_with = "paths::perhaps")]
     pub file: Option<PathBuf>,
     /// Whether the file is read past the page cache.
     pub direct_io: Option<bool>,

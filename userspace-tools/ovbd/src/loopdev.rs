@@ -9,6 +9,7 @@
 //! What is bound is found again by asking the kernel which file it is (device and inode), so that
 //! several images use one loop device for a file, and no record of ours can be wrong.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -87,8 +88,7 @@ pub enum Error {
 fn control_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (loop devices need root)",
-        io::ErrorKind::NotFound => " (are loop devices in this kernel? Try `modprobe loop`)",
-        _ => "",
+        _ => " (are loop devices in this kernel? Try `modprobe loop`)",
     }
 }
 
@@ -226,6 +226,8 @@ fn config(fd: u32, binding: Binding, name: &Path) -> [u8; LOOP_CONFIG_LEN] {
 #[derive(Debug)]
 pub struct Loops {
     control: LoopControl,
+    /// Which devices there were for a file when it was first asked.
+    known: OnceCell<BTreeMap<FileId, Vec<u32>>>,
 }
 
 impl Loops {
@@ -240,6 +242,7 @@ impl Loops {
         });
         Ok(Self {
             control: control.map_err(Error::Control)?,
+            known: OnceCell::new(),
         })
     }
 
@@ -256,7 +259,14 @@ impl Loops {
             dev: meta.dev(),
             inode: meta.ino(),
         };
-        match find(|device| device.serves(id, meta.len(), binding)) {
+        let known = self.known.get_or_init(by_file);
+        let mut numbers = known.get(&id).into_iter().flatten();
+        // What was found then may be something else by now; once open, it stays what it is.
+        let existing = numbers.find_map(|&number| {
+            let device = open_bound(number)?;
+            device.serves(id, meta.len(), binding).then_some(device)
+        });
+        match existing {
             Some(device) => Ok(device),
             None => self.bind(file, path, binding),
         }
@@ -329,14 +339,21 @@ fn bound() -> impl Iterator<Item = u32> {
     numbers.filter(|&number| sysfs(number).join("loop").exists())
 }
 
-/// The first bound loop device that `wanted` accepts. The device is open when it is asked, so it is
-/// still the same afterwards.
-fn find(wanted: impl Fn(&LoopDevice) -> bool) -> Option<LoopDevice> {
-    bound().find_map(|number| {
-        let node = LoopNode::open(&node_path(number)).ok()?;
-        // ENXIO: it was freed meanwhile.
-        LoopDevice::new(node, number).ok().filter(&wanted)
-    })
+/// Opens a loop device, if it is bound.
+fn open_bound(number: u32) -> Option<LoopDevice> {
+    let node = LoopNode::open(&node_path(number)).ok()?;
+    // ENXIO: it is not bound.
+    LoopDevice::new(node, number).ok()
+}
+
+/// The bound loop devices by their files.
+fn by_file() -> BTreeMap<FileId, Vec<u32>> {
+    let mut files: BTreeMap<FileId, Vec<u32>> = BTreeMap::new();
+    for device in bound().filter_map(open_bound) {
+        let numbers = files.entry(device.info.file).or_default();
+        numbers.push(device.number);
+    }
+    files
 }
 
 /// A loop device as sysfs describes it.

@@ -19,6 +19,7 @@ use crate::dm::Name;
 use crate::error::ExitCode;
 use crate::identity::{Identity, Role};
 use crate::image::blob::Blob;
+use crate::image::source::FileSource;
 use crate::image::ImageError;
 use crate::loopdev::FileId;
 use crate::{Error, Result};
@@ -201,7 +202,8 @@ impl Layer {
     fn open(config: &LayerConfig, settings: Settings) -> Result<(Self, Lineage)> {
         let path = config.locate()?;
         let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        let blob = Blob::open(&path)?;
+        let shared = file.try_clone().map_err(|e| Error::io("open", &path, e))?;
+        let blob = Blob::of(FileSource::new(shared, path.clone())?)?;
         blob.require_known()?;
         let lineage = {
             let lsmt = blob.layer()?;

@@ -63,7 +63,10 @@ Exit codes:
   4  a name or device is in use by something else
   5  the privilege is missing (up, down, ls and status need root)
   6  a file or device does not exist
-  7  the kernel lacks device-mapper, a target or loop devices";
+  7  the kernel lacks device-mapper, a target or loop devices
+
+Environment:
+  OVBD_RUN  the folder of the lock that `up` and `down` take [default: /run/ovbd]";
 
 #[derive(Subcommand)]
 enum Command {

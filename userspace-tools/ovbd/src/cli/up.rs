@@ -124,7 +124,7 @@ fn layer_text(layer: &LayerReport) -> String {
         text += ", compressed";
     }
     if layer.shared {
-        text += ", shared with another image";
+        text += ", shared";
     }
     match layer.direct_io {
         Some(true) => text += ", direct I/O",
@@ -164,7 +164,7 @@ mod tests {
         let expected = "\
 web: /dev/mapper/web (253:3), 64.0 MiB
   253:0 a.zfile, compressed, direct I/O
-  253:0 b.zfile, compressed, shared with another image
+  253:0 b.zfile, compressed, shared
   253:0 c.lsmt, no direct I/O: its file system cannot
 ";
         assert_eq!(text(&report), expected);

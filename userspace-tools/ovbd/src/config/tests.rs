@@ -174,10 +174,10 @@ fn results_are_in_the_reference_s_words() {
     fs::write(&file, "an older and longer text").unwrap();
     write_result(&file, &Ok(())).unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "success");
-    let failure: Result<()> = Err(Error::NotBuilt("x"));
+    let failure: Result<()> = Err(Error::io("open", "/l", std::io::ErrorKind::NotFound.into()));
     write_result(&file, &failure).unwrap();
     assert_eq!(
         fs::read_to_string(&file).unwrap(),
-        "failed:`ovbd x` is not built yet"
+        "failed:/l: cannot open: entity not found"
     );
 }

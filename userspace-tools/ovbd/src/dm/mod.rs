@@ -198,8 +198,7 @@ impl fmt::Display for Bracketed<'_> {
 fn control_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => " (device-mapper needs root)",
-        io::ErrorKind::NotFound => " (is device-mapper in this kernel? Try `modprobe dm-mod`)",
-        _ => "",
+        _ => " (is device-mapper in this kernel? Try `modprobe dm-mod`)",
     }
 }
 

@@ -10,6 +10,7 @@ use overlaybd_format::lsmt::{Entry, Header, Layer, ENTRY_LEN};
 use overlaybd_format::tar::Payload;
 use overlaybd_format::{Error as FormatError, Invalid, Part as FilePart, ReadAt, Rule};
 
+use super::device;
 use super::error::{ImageError, Place};
 use super::source::{FileSource, Part, ReadError, SharedSource, Source, Std};
 use super::zsource::ZSource;
@@ -47,8 +48,14 @@ impl Blob {
     /// [`ImageError::Format`] for a broken ZFile. A file of another kind, a tar with other
     /// things in it among them, is not an error here; see [`Shape::Plain`].
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        let path = path.into();
-        let file: SharedSource = Arc::new(FileSource::open(&path)?);
+        Self::of(FileSource::open(path)?)
+    }
+
+    /// The same, of a file that is open.
+    pub fn of(file: FileSource) -> Result<Self> {
+        let path = file.path().to_owned();
+        let is_device = file.is_device();
+        let file: SharedSource = Arc::new(file);
         let size = file.size();
         let detected = match Detected::detect(&&*file, size) {
             Ok(detected) => detected,
@@ -67,6 +74,8 @@ impl Blob {
         let stored: SharedSource = if detected.wrapped {
             let (offset, length) = (payload.offset, payload.length);
             Arc::new(Part::new(file, path.clone(), offset, length))
+        } else if let (true, Some(end)) = (is_device, device::end(&*file, detected.kind)?) {
+            Arc::new(Part::new(file, path.clone(), 0, end))
         } else {
             file
         };

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`source`], [`zsource`], [`disk`] | bytes of files, of what is compressed in them, of the disk that layers make |
 //! | [`blob`], [`stack`] | opening a file of any kind, and the layers of an image |
+//! | [`device`] | where a file ends on a block device |
 //! | [`codec`], [`digest`] | compressing blocks; checksums of blobs |
 //! | [`atomic`], [`output`] | files that appear complete; the tar wrapper |
 //! | [`zwriter`], [`layer`] | writing ZFiles and LSMT layers |
@@ -18,6 +19,7 @@ pub mod blob;
 pub mod build;
 pub mod changes;
 pub mod codec;
+pub mod device;
 pub mod digest;
 pub mod disk;
 mod error;

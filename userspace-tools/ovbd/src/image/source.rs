@@ -115,6 +115,7 @@ pub struct FileSource {
     file: File,
     path: PathBuf,
     size: u64,
+    is_device: bool,
 }
 
 impl FileSource {
@@ -143,12 +144,22 @@ impl FileSource {
         // The size in a device's metadata is 0; seeking knows it.
         let size = rustix::fs::seek(&file, SeekFrom::End(0))
             .map_err(|e| Error::io("find the length of", &path, e.into()))?;
-        Ok(Self { file, path, size })
+        Ok(Self {
+            file,
+            path,
+            size,
+            is_device: kind.is_block_device(),
+        })
     }
 
     /// The name that it was opened with.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is a block device, whose end is not that of what is on it.
+    pub fn is_device(&self) -> bool {
+        self.is_device
     }
 }
 

@@ -3,6 +3,7 @@
 //! How answers leave the tool: text for people, or one JSON document for programs.
 
 pub mod columns;
+pub mod paths;
 mod progress;
 
 use std::io::{self, Write};

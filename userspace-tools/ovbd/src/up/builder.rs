@@ -2,6 +2,8 @@
 
 //! Making devices of device-mapper, or finding that they are there.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::thread;
 
@@ -11,7 +13,7 @@ use super::{LayerReport, UpError};
 use crate::dm::udev::Udev;
 use crate::dm::{self, node, DevNo, Dm, Id, Info, Name, Target};
 use crate::identity::{Identity, Role};
-use crate::loopdev::{node_path, LoopDevice};
+use crate::loopdev::{node_path, LoopDevice, Loops};
 use crate::plan::{Form, Layer};
 use crate::step::{Step, Watch};
 use crate::{table, Error, Result};
@@ -24,10 +26,13 @@ pub(super) struct Builder<'a> {
     pub(super) dm: &'a Dm,
     pub(super) udev: &'a Udev,
     pub(super) watch: Watch<'a>,
+    loops: OnceCell<Loops>,
     /// Inner devices, open, so that they cannot be removed.
     devices: Vec<File>,
-    /// Loop devices by number, open, so that they are not freed.
-    loops: Vec<(u64, LoopDevice)>,
+    /// Loop devices, open, so that they are not freed.
+    loop_devices: Vec<LoopDevice>,
+    /// Numbers of the loop devices that were in use.
+    pub(super) loop_numbers: BTreeSet<u64>,
 }
 
 /// A device that lsmt or zfile can stand on.
@@ -61,20 +66,29 @@ impl<'a> Builder<'a> {
             udev,
             watch,
             devices: Vec::new(),
-            loops: Vec::new(),
+            loops: OnceCell::new(),
+            loop_devices: Vec::new(),
+            loop_numbers: BTreeSet::new(),
         }
     }
 
-    /// The loop devices in use, by number.
-    pub(super) fn loops(&self) -> impl Iterator<Item = u64> + '_ {
-        self.loops.iter().map(|(dev, _)| *dev)
+    /// The loop driver.
+    pub(super) fn loops(&self) -> Result<&Loops> {
+        match self.loops.get() {
+            Some(loops) => Ok(loops),
+            None => {
+                let loops = Loops::open()?;
+                Ok(self.loops.get_or_init(|| loops))
+            }
+        }
     }
 
     /// Holds a loop device; returns its number.
     pub(super) fn keep(&mut self, device: LoopDevice) -> Result<u64> {
         let path = node_path(device.number());
         let dev = device.dev().map_err(|e| Error::io("examine", path, e))?;
-        self.loops.push((dev, device));
+        self.loop_devices.push(device);
+        self.loop_numbers.insert(dev);
         Ok(dev)
     }
 
@@ -115,6 +129,7 @@ impl<'a> Builder<'a> {
         make_table: impl FnOnce(&mut Self) -> Result<Vec<Target>>,
     ) -> Result<Lower> {
         let (name, uuid) = (identity.name(role), identity.uuid(role));
+        let (devices, loop_devices) = (self.devices.len(), self.loop_devices.len());
         let mut make_table = Some(make_table);
         let mut lines = None;
         let (dev, shared) = attempts(&name, || {
@@ -144,6 +159,11 @@ impl<'a> Builder<'a> {
             self.go_live(&info).map_err(refused)?;
             Ok(Some((info.dev, false)))
         })?;
+        // The device holds what it stands on; 255 layers are too many files to have them all open.
+        let own = self.devices.pop();
+        self.devices.truncate(devices);
+        self.devices.extend(own);
+        self.loop_devices.truncate(loop_devices);
         Ok(Lower {
             dev,
             shared,
@@ -241,6 +261,9 @@ impl<'a> Builder<'a> {
             let Some(info) = self.find_or_create(name.as_str(), uuid)? else {
                 return Ok(None);
             };
+            if info.name != name.as_str() {
+                return Err(UpError::Renamed(name.to_string(), info.name).into());
+            }
             match self.load(&info, &table).and_then(|()| self.go_live(&info)) {
                 Ok(info) => Ok(Some((info, false))),
                 Err(error) => {

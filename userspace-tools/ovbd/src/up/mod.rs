@@ -39,6 +39,7 @@ use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
 use crate::mount;
+use crate::output::paths;
 use crate::plan::{Plan, Settings};
 use crate::step::{Step, Watch};
 use crate::{table, Error, Result};
@@ -64,6 +65,9 @@ pub enum UpError {
         /// Its words.
         source: crate::dm::Error,
     },
+    /// Somebody gave the image's device another name.
+    #[error("{0}: the image is set up, and was renamed to {1}: `ovbd down {1}` removes it")]
+    Renamed(String, String),
     /// Other processes keep making and removing the same device.
     #[error("{0}: other programs kept changing the device; try again")]
     Contended(String),
@@ -73,7 +77,7 @@ impl UpError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NameTaken { .. } | Self::Contended(_) => ExitCode::Busy,
+            Self::NameTaken { .. } | Self::Renamed(..) | Self::Contended(_) => ExitCode::Busy,
             Self::Layer { source, .. } => source.exit_code(),
         }
     }
@@ -94,6 +98,7 @@ pub struct Report {
     /// The image's name.
     pub name: String,
     /// The path of its device.
+    #[serde(serialize_with = "paths::one")]
     pub device: PathBuf,
     /// The device's number, `major:minor`.
     pub number: String,
@@ -113,6 +118,7 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LayerReport {
     /// The layer's file.
+    #[serde(serialize_with = "paths::one")]
     pub path: PathBuf,
     /// The number of the device that lsmt reads, `major:minor`.
     pub number: String,
@@ -128,6 +134,7 @@ pub struct LayerReport {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MountReport {
     /// Where.
+    #[serde(serialize_with = "paths::one")]
     pub target: PathBuf,
     /// The file system's type.
     pub fs_type: String,
@@ -147,10 +154,13 @@ pub fn configured(
     watch: Watch<'_>,
 ) -> Result<Report> {
     let result = Plan::new(config, settings).and_then(|plan| up(&plan, name, mount_at, watch));
-    if let Some(file) = &config.result_file {
-        write_result(file, &result)?;
-    }
-    result
+    let written = match &config.result_file {
+        Some(file) => write_result(file, &result),
+        None => Ok(()),
+    };
+    let report = result?;
+    written?;
+    Ok(report)
 }
 
 /// Sets an image up as device `name`, and mounts it if `mount_at` says where. If that image has that
@@ -199,7 +209,7 @@ fn compose(
     let udev = Udev::begin();
     let mut builder = Builder::new(dm, &udev, watch);
     let built = build(&mut builder, plan, name);
-    loops.extend(builder.loops());
+    loops.append(&mut builder.loop_numbers);
     // Not before something stands on what it holds, or nothing ever will.
     drop(builder);
     let settled = udev.settle();

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::builder::{Builder, Lower};
 use crate::dm::DevNo;
 use crate::identity::Role;
-use crate::loopdev::{Binding, LoopDevice, Loops};
+use crate::loopdev::{Binding, LoopDevice};
 use crate::plan::{Form, Layer, Storage};
 use crate::step::Step;
 use crate::{table, Error, Result};
@@ -49,7 +49,7 @@ impl Builder<'_> {
             direct_io: true,
             sector_blocks,
         };
-        let device = Loops::open()?.attach(&layer.file, &layer.path, binding)?;
+        let device = self.loops()?.attach(&layer.file, &layer.path, binding)?;
         self.attached(&layer.path, &device);
         let direct_io = Some(device.direct_io());
         let block = device.block_size();
@@ -92,7 +92,7 @@ impl Builder<'_> {
             direct_io: false,
             sector_blocks: true,
         };
-        let device = Loops::open()?.bind(&tail, &layer.path, binding)?;
+        let device = self.loops()?.bind(&tail, &layer.path, binding)?;
         self.attached(&layer.path, &device);
         self.keep(device)
     }

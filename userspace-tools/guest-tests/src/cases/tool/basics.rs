@@ -11,7 +11,7 @@ use anyhow::{ensure, Context as _, Result};
 use ovbd::dm::{Dm, Id};
 use serde_json::Value;
 
-use super::{count, devices, loops, nothing_is_left, take_down, Image, OVBD};
+use super::{count, devices, loops, nothing_is_left, quiescence, take_down, Image, OVBD};
 use crate::cases::image;
 use crate::ctx::{self, Ctx};
 use crate::harness::Case;
@@ -218,7 +218,11 @@ fn name_is_taken(ctx: &mut Ctx) -> Result<()> {
     let other = run(&["up", "web", layer])?;
     ensure!(other.status.code() == Some(EXIT_BUSY), "{other:?}");
     ensure!(count("ovbd-z-")? == 3, "{:?}", devices()?);
-    take_down("web")?;
+    // The same image under another name that somebody gave it.
+    ctx::output(&["dmsetup", "rename", "web", "renamed"])?;
+    let error = image.up("web").err().context("it was set up")?.to_string();
+    ensure!(error.contains("renamed to renamed"), "{error}");
+    take_down("renamed")?;
     ctx.remove(&device)?;
     nothing_is_left()
 }
@@ -256,6 +260,7 @@ fn removed_by_hand(ctx: &mut Ctx) -> Result<()> {
     image.up("web")?;
     ctx::output(&["dmsetup", "remove", "web"])?;
     ovbd::down::clean(&Dm::open()?, BTreeSet::new(), &|_| {})?;
+    quiescence()?;
     nothing_is_left()
 }
 

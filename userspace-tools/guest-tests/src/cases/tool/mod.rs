@@ -119,7 +119,7 @@ fn loops() -> Vec<String> {
     files
 }
 
-/// Waits until the kernel is done with what a killed process had open.
+/// Waits until the kernel is done with what nobody waits for.
 fn quiescence() -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !(loops().is_empty() && devices()?.is_empty()) && Instant::now() < deadline {

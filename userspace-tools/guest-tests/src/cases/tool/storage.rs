@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{ensure, Context as _, Result};
+use ovbd::config::LAYERS_MAX;
 use ovbd::image::layer::{LayerSettings, LayerWriter};
 use rustix::mount::MountFlags;
 use sha2::{Digest, Sha256};
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.tars_on_4096_byte_blocks", tars_on_large_blocks),
         Case::new("tool.direct_io_is_read_back", direct_io_is_read_back),
         Case::new("tool.block_devices", block_devices),
+        Case::new("tool.most_layers", most_layers),
         Case::new("tool.unclean_ext4", unclean_ext4),
         Case::new("tool.nothing_to_mount", nothing_to_mount),
     ]
@@ -130,24 +132,55 @@ fn direct_io_is_read_back(ctx: &mut Ctx) -> Result<()> {
     nothing_is_left()
 }
 
-/// Devices are used as they are, without a loop device of the tool's.
+/// Devices are used as they are, without a loop device of the tool's. They are longer than what is on
+/// them: padded to a sector, or much further.
 fn block_devices(ctx: &mut Ctx) -> Result<()> {
     let dir = ctx.tmp()?;
-    let files = Image::golden(ctx, "ext4/layer*.tar", &dir)?;
-    let mut layers = Vec::new();
-    for layer in &files.layers {
-        layers.push(ctx.loop_device(&LoopSpec::of(layer))?);
+    for pattern in [
+        "ext4/layer*.tar",
+        "ext4/layer*.lz4.zfile",
+        "ext4/layer*.lsmt",
+    ] {
+        let files = Image::golden(ctx, pattern, &dir)?;
+        let mut layers = Vec::new();
+        for (number, layer) in files.layers.iter().enumerate() {
+            let length = fs::metadata(layer)?.len().next_multiple_of(ctx::SECTOR);
+            let more = if number == 0 { 4 << 20 } else { 0 };
+            fs::File::options()
+                .write(true)
+                .open(layer)?
+                .set_len(length + more)?;
+            layers.push(ctx.loop_device(&LoopSpec::of(layer))?);
+        }
+        let before = loops();
+        let image = Image {
+            layers,
+            content: files.content,
+        };
+        let report = image.up("web").context(pattern)?;
+        ensure!(loops() == before, "{:?}", loops());
+        read::check_once(&report.device, image.content)?;
+        take_down("web")?;
     }
-    let before = loops();
-    let image = Image {
-        layers,
-        content: files.content,
-    };
+    Ok(())
+}
+
+/// As many layers as there can be, each with an odd end: more devices than a process may have files
+/// open, if it kept them all open.
+fn most_layers(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let mut image = Image::mixed(ctx, &dir)?;
+    let bottom = fs::read(&image.layers[0])?;
+    while image.layers.len() < LAYERS_MAX {
+        let copy = dir.join(format!("copy{}", image.layers.len()));
+        fs::write(&copy, &bottom)?;
+        image.layers.insert(0, copy);
+    }
     let report = image.up("web")?;
-    ensure!(loops() == before, "{:?}", loops());
+    ensure!(loops().len() > 2 * LAYERS_MAX - 3, "{}", loops().len());
     read::check_once(&report.device, image.content)?;
     take_down("web")?;
-    Ok(())
+    nothing_is_left()
 }
 
 /// A layer with the whole of `disk`.
