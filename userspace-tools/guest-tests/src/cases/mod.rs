@@ -17,7 +17,6 @@ mod live;
 mod lost;
 mod lsmt;
 mod module;
-mod mutants;
 mod scale;
 mod shapes;
 mod tables;
@@ -45,7 +44,6 @@ pub fn all() -> Vec<Case> {
         corrupt::cases(),
         tables::cases(),
         hostile::cases(),
-        mutants::cases(),
         faults::cases(),
         live::cases(),
         scale::cases(),
