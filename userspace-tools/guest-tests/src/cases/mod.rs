@@ -6,8 +6,6 @@
 mod below;
 mod cache;
 mod contract;
-mod corrupt;
-mod counters;
 mod faults;
 mod harness;
 mod hostile;
@@ -40,8 +38,6 @@ pub fn all() -> Vec<Case> {
         cache::cases(),
         below::cases(),
         contract::cases(),
-        counters::cases(),
-        corrupt::cases(),
         tables::cases(),
         hostile::cases(),
         faults::cases(),
