@@ -144,9 +144,17 @@ vm_boot() {
   if [ -n "$VM_INTERACTIVE" ]; then
     vm_qemu
   else
-    vm_qemu "$1" </dev/null | tee "$VM_RESULTS"
+    vm_qemu "$1" </dev/null | tee "$VM_RESULTS" || return
+    if vm_died_early; then
+      warn 'the kernel panicked before anything of ours ran in it: booting once more'
+      vm_qemu "$1" </dev/null | tee "$VM_RESULTS"
+    fi
   fi
 }
+
+# With a thread for each CPU, QEMU now and then runs code that the kernel is patching
+# while it boots. Nothing of ours is loaded by then.
+vm_died_early() { [ ! -s "$VM_RESULTS" ] && grep -qs 'Kernel panic' "$VM_CONSOLE"; }
 
 vm_qemu() {
   local limit=() rc=0
