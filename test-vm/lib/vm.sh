@@ -160,7 +160,8 @@ vm_qemu() {
   local limit=() rc=0
   [ $# -eq 0 ] || limit=(timeout -k 10 "$1")
   "${limit[@]}" "$VM_DIR/in-root" "${VM_BINDS[@]}" qemu-system-x86_64 "${VM_ARGS[@]}" || rc=$?
-  rm -f "$VM_RUN/initrd"
+  # A second boot may need it.
+  vm_died_early || rm -f "$VM_RUN/initrd"
   return "$rc"
 }
 
