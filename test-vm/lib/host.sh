@@ -24,11 +24,13 @@ check_host() {
 }
 
 check_space() {
-  local dir=$OVBD_CACHE free
+  local dir=$OVBD_CACHE free used
   mkdir -p "$dir" 2>/dev/null || fail "cannot make $dir" "set OVBD_CACHE to a folder that can be written"
   free=$(df --output=avail -m "$dir" | tail -n 1)
-  # What an earlier run has built already need not fit a second time.
-  free=$((free + $(du -sm "$dir" 2>/dev/null | cut -f1)))
+  # What an earlier run has built already need not fit a second time. Files that come and
+  # go while du counts them make it fail with its sum printed.
+  used=$(du -smx "$dir" 2>/dev/null | cut -f1) || true
+  free=$((free + ${used:-0}))
   [ "$free" -ge "$NEED_MIB" ] ||
     fail "$dir has room for $free MiB, the set-up needs $NEED_MIB" "free some, or set OVBD_CACHE to a folder elsewhere"
   case $(findmnt -no OPTIONS --target "$dir" 2>/dev/null),$OVBD_CACHE in
