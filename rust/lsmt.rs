@@ -128,10 +128,11 @@ impl Layer {
     /// The part of the device that holds the layer, rounded out to the logical
     /// blocks of the device: first sector and number of sectors.
     fn extent(&self) -> (Sectors, Sectors) {
-        let block = self.block();
+        // Logical block sizes are powers of two.
+        let mask = self.block().saturating_sub(1);
         let end = self.offset.saturating_add(self.length.div_ceil(SECTOR));
-        let start = self.offset.saturating_sub(self.offset % block);
-        let end = end.checked_next_multiple_of(block).unwrap_or(end);
+        let start = self.offset & !mask;
+        let end = end.saturating_add(mask) & !mask;
         (start, end.saturating_sub(start))
     }
 

@@ -32,7 +32,7 @@ impl Pages {
     /// The order of the smallest buffer with `bytes` bytes.
     pub(crate) const fn order(bytes: usize) -> u32 {
         let last_page = bytes.saturating_sub(1) >> PAGE_SHIFT;
-        usize::BITS - last_page.leading_zeros()
+        usize::BITS.wrapping_sub(last_page.leading_zeros())
     }
 
     /// Allocates in a constructor; may sleep.
