@@ -1,150 +1,270 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Tables that must be refused, each with its error number and its reason.
+//! Tables that must be refused, each with its error number, its reason, and, where a device or a
+//! number of an image is at fault, the line in the log that names it.
 
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
-use crate::ctx::Ctx;
+use crate::ctx::{target, Ctx, SECTOR};
 use crate::forge::{self, Codec, Layer, Zfile};
 use crate::harness::Case;
 
-/// Words, length in sectors (0: the right one), error number, reason. In the words, `DEV` is a
-/// device that holds a right file of `LEN` bytes, and `FAR` is the first sector behind it.
-type Bad = (&'static str, u64, Errno, &'static str);
+/// Words that break the grammar, and the reason. In the words, `DEV` is a device that holds a
+/// right file of `LEN` bytes, and `LAYER` is `DEV 0 LEN`.
+type Words = (&'static str, &'static str);
 
 const MISSING: &str = "Not enough arguments";
 const OFFSET: &str = "Invalid device offset";
 const LENGTH: &str = "Invalid device length";
 const EXTENT: &str = "Device extent too large";
 const COUNT: &str = "Invalid layer count";
+const OPTIONS: &str = "Invalid number of options";
+const NO_OPTION: &str = "Not enough options";
 const EXTRA: &str = "Too many arguments";
 
-const ZFILE: &[Bad] = &[
-    ("", 0, Errno::INVAL, MISSING),
-    ("DEV", 0, Errno::INVAL, MISSING),
-    ("DEV 0", 0, Errno::INVAL, MISSING),
-    ("DEV x LEN", 0, Errno::INVAL, OFFSET),
-    ("DEV -1 LEN", 0, Errno::INVAL, OFFSET),
-    ("DEV +0 LEN", 0, Errno::INVAL, OFFSET),
-    ("DEV 0x0 LEN", 0, Errno::INVAL, OFFSET),
-    ("DEV 99999999999999999999 LEN", 0, Errno::INVAL, OFFSET),
-    ("DEV 0 0", 0, Errno::INVAL, LENGTH),
-    ("DEV 0 LENs", 0, Errno::INVAL, LENGTH),
-    ("DEV 0 -LEN", 0, Errno::INVAL, LENGTH),
-    ("DEV 18014398509481984 LEN", 0, Errno::INVAL, EXTENT),
-    ("DEV 18446744073709551615 LEN", 0, Errno::INVAL, EXTENT),
-    ("DEV 1 18446744073709551615", 0, Errno::INVAL, EXTENT),
-    ("DEV 0 9223372036854775808", 0, Errno::INVAL, EXTENT),
-    ("DEV 0 LEN x", 0, Errno::INVAL, "Invalid number of options"),
-    ("DEV 0 LEN 1", 0, Errno::INVAL, "Not enough options"),
-    ("DEV 0 LEN 1 ignore", 0, Errno::INVAL, "Unknown option"),
-    (
-        "DEV 0 LEN 2 ignore_crc ignore_crc",
-        0,
-        Errno::INVAL,
-        "Repeated option",
-    ),
-    ("DEV 0 LEN 0 ignore_crc", 0, Errno::INVAL, EXTRA),
-    ("DEV 0 LEN 1 ignore_crc more", 0, Errno::INVAL, EXTRA),
-    ("/dev/none 0 LEN", 0, Errno::NOENT, "Device lookup failed"),
-    ("DEV FAR LEN", 0, Errno::OVERFLOW, "Device too small"),
-    ("DEV 1 LEN", 0, Errno::INVAL, "ZFile magic mismatch"),
-    ("DEV 0 LEN", 1, Errno::INVAL, "Invalid target length"),
-    ("DEV 0 LEN", 1 << 40, Errno::INVAL, "Invalid target length"),
-    ("DEV 0 1023", 0, Errno::INVAL, "Length too small for ZFile"),
-    (
-        "DEV 0 1024",
-        0,
-        Errno::INVAL,
-        "ZFile trailer magic mismatch",
-    ),
+const ZFILE: &[Words] = &[
+    ("", MISSING),
+    ("DEV", MISSING),
+    ("DEV 0", MISSING),
+    ("DEV x LEN", OFFSET),
+    ("DEV -1 LEN", OFFSET),
+    ("DEV +0 LEN", OFFSET),
+    ("DEV 0x0 LEN", OFFSET),
+    ("DEV 0.0 LEN", OFFSET),
+    ("DEV 0s LEN", OFFSET),
+    ("DEV 18446744073709551616 LEN", OFFSET),
+    ("DEV 0 0", LENGTH),
+    ("DEV 0 LENs", LENGTH),
+    ("DEV 0 -LEN", LENGTH),
+    ("DEV 0 +LEN", LENGTH),
+    ("DEV 0 18446744073709551616", LENGTH),
+    // 2^55 sectors are 0 bytes in 64 bits; 2^63 bytes are no signed number.
+    ("DEV 36028797018963968 LEN", EXTENT),
+    ("DEV 18446744073709551615 LEN", EXTENT),
+    ("DEV 18014398509481984 1", EXTENT),
+    ("DEV 18014398509481983 512", EXTENT),
+    ("DEV 1 18446744073709551615", EXTENT),
+    ("DEV 0 9223372036854775808", EXTENT),
+    ("LAYER x", OPTIONS),
+    ("LAYER -1", OPTIONS),
+    ("LAYER ignore_crc", OPTIONS),
+    ("LAYER 18446744073709551616", OPTIONS),
+    ("LAYER 1", NO_OPTION),
+    ("LAYER 2 ignore_crc", NO_OPTION),
+    ("LAYER 18446744073709551615 ignore_crc", NO_OPTION),
+    ("LAYER 1 ignore", "Unknown option"),
+    ("LAYER 1 IGNORE_CRC", "Unknown option"),
+    ("LAYER 2 ignore_crc ignore_crc", "Repeated option"),
+    ("LAYER 0 ignore_crc", EXTRA),
+    ("LAYER 1 ignore_crc more", EXTRA),
+    // All words come before the device.
+    ("/dev/none x LEN", OFFSET),
 ];
 
-const LSMT: &[Bad] = &[
-    ("", 0, Errno::INVAL, MISSING),
-    ("0", 0, Errno::INVAL, COUNT),
-    ("256 DEV 0 LEN", 0, Errno::INVAL, COUNT),
-    ("-1 DEV 0 LEN", 0, Errno::INVAL, COUNT),
-    ("one DEV 0 LEN", 0, Errno::INVAL, COUNT),
-    ("1", 0, Errno::INVAL, MISSING),
-    ("1 DEV 0", 0, Errno::INVAL, MISSING),
-    ("2 DEV 0 LEN", 0, Errno::INVAL, MISSING),
-    ("2 DEV 0 LEN DEV 0", 0, Errno::INVAL, MISSING),
-    (
-        "1 DEV 0 LEN DEV 0 LEN",
-        0,
-        Errno::INVAL,
-        "Invalid number of options",
-    ),
-    ("1 DEV 0 LEN 1 upper", 0, Errno::INVAL, "Unknown option"),
-    ("1 DEV 0 LEN 0 x", 0, Errno::INVAL, EXTRA),
-    ("1 DEV zero LEN", 0, Errno::INVAL, OFFSET),
-    ("1 DEV 0 none", 0, Errno::INVAL, LENGTH),
-    ("1 DEV 18446744073709551615 LEN", 0, Errno::INVAL, EXTENT),
-    ("1 /dev/none 0 LEN", 0, Errno::NOENT, "Device lookup failed"),
-    (
-        "2 DEV 0 LEN /dev/none 0 LEN",
-        0,
-        Errno::NOENT,
-        "Device lookup failed",
-    ),
-    ("1 DEV FAR LEN", 0, Errno::OVERFLOW, "Device too small"),
-    ("1 DEV 1 LEN", 0, Errno::INVAL, "LSMT magic mismatch"),
-    ("1 DEV 0 LEN", 1, Errno::INVAL, "Invalid target length"),
-    (
-        "1 DEV 0 8191",
-        0,
-        Errno::INVAL,
-        "Length too small for layer",
-    ),
-    (
-        "1 DEV 0 8192",
-        0,
-        Errno::INVAL,
-        "LSMT trailer magic mismatch",
-    ),
+const LSMT: &[Words] = &[
+    ("", MISSING),
+    ("0", COUNT),
+    ("0 LAYER", COUNT),
+    ("256 LAYER", COUNT),
+    ("4294967297 LAYER", COUNT),
+    ("-1 LAYER", COUNT),
+    ("+1 LAYER", COUNT),
+    ("one LAYER", COUNT),
+    ("LAYER", COUNT),
+    ("1", MISSING),
+    ("1 DEV 0", MISSING),
+    ("2 LAYER", MISSING),
+    ("2 LAYER DEV 0", MISSING),
+    ("255 LAYER", MISSING),
+    ("1 DEV zero LEN", OFFSET),
+    ("2 LAYER DEV -1 LEN", OFFSET),
+    ("1 DEV 0 none", LENGTH),
+    ("2 LAYER DEV 0 0", LENGTH),
+    ("1 DEV 36028797018963968 LEN", EXTENT),
+    ("2 LAYER DEV 0 18446744073709551615", EXTENT),
+    ("1 LAYER LAYER", OPTIONS),
+    ("1 LAYER 1", NO_OPTION),
+    ("1 LAYER 1 upper", "Unknown option"),
+    ("1 LAYER 1 ignore_crc", "Unknown option"),
+    ("1 LAYER 0 x", EXTRA),
+    // All words come before the first device.
+    ("2 /dev/none 0 LEN DEV x LEN", OFFSET),
+    ("1 /dev/none 0 LEN 1", NO_OPTION),
 ];
 
 pub fn cases() -> Vec<Case> {
-    let zfile = |ctx: &mut Ctx| {
-        let content = forge::content(20_000, ctx.rng());
-        let bytes = Zfile::new(&content, 4096, Codec::Lz4, true).bytes();
-        refuse_all(ctx, "zfile", &bytes, 40, ZFILE)
-    };
-    let lsmt = |ctx: &mut Ctx| {
-        let content = forge::content(4096, ctx.rng());
-        let bytes = Layer::new(20_000).data(3, &content).bytes();
-        refuse_all(ctx, "lsmt", &bytes, 40, LSMT)
-    };
     vec![
-        Case::new("tables.zfile.bad_ones_are_refused", zfile),
-        Case::new("tables.lsmt.bad_ones_are_refused", lsmt),
-        Case::new("tables.lsmt.layers_without_size_are_refused", no_size),
-        Case::new("tables.device_on_itself_is_refused", on_itself),
+        Case::new("tables.zfile.grammar", |ctx| grammar(ctx, "zfile", ZFILE)),
+        Case::new("tables.lsmt.grammar", |ctx| grammar(ctx, "lsmt", LSMT)),
+        Case::new("tables.lsmt.too_many_layers", too_many_layers),
+        Case::new("tables.no_such_device", no_such_device),
+        Case::new("tables.device_too_small", device_too_small),
+        Case::new("tables.wrong_length", wrong_length),
+        Case::new("tables.not_what_they_say", not_what_they_say),
+        Case::new("tables.lsmt.layers_without_size", no_size),
     ]
 }
 
-fn refuse_all(ctx: &mut Ctx, kind: &str, bytes: &[u8], right: u64, bad: &[Bad]) -> Result<()> {
-    let disk = ctx.image(bytes)?;
-    let words = |text: &str| {
-        text.replace("DEV", &disk.dev.to_string())
-            .replace("LEN", &bytes.len().to_string())
-            // The disk is a little longer than the file, and not twice as long.
-            .replace("FAR", &(bytes.len() / 512 + 1).to_string())
-    };
+/// Sectors of the devices here; the last one is not full.
+const SECTORS: u64 = 40;
+/// The same in bytes.
+const SIZE: usize = 20_000;
+
+/// A disk, as tables name it, and the length of the right file on it.
+struct Right {
+    dev: String,
+    length: usize,
+    /// Bytes of the disk.
+    room: u64,
+}
+
+impl Right {
+    fn new(ctx: &mut Ctx, kind: &str) -> Result<Self> {
+        let content = forge::content(SIZE, ctx.rng());
+        let bytes = match kind {
+            "zfile" => Zfile::new(&content, 4096, Codec::Lz4, true).bytes(),
+            _ => Layer::new(SIZE as u64).data(3, &content[..4096]).bytes(),
+        };
+        let disk = ctx.image(&bytes)?;
+        let node = disk.path.file_name().context("node")?;
+        let sectors =
+            std::fs::read_to_string(std::path::Path::new("/sys/block").join(node).join("size"))?;
+        Ok(Self {
+            dev: disk.dev.to_string(),
+            length: bytes.len(),
+            room: sectors.trim().parse::<u64>()? * SECTOR,
+        })
+    }
+
+    /// Words of a table, with what stands for something replaced.
+    fn words(&self, text: &str) -> String {
+        text.replace("LAYER", "DEV 0 LEN")
+            .replace("DEV", &self.dev)
+            .replace("LEN", &self.length.to_string())
+    }
+
+    /// The table of the right file.
+    fn table(&self, kind: &str) -> String {
+        self.words(if kind == "lsmt" { "1 LAYER" } else { "LAYER" })
+    }
+}
+
+fn grammar(ctx: &mut Ctx, kind: &str, tables: &[Words]) -> Result<()> {
+    let right = Right::new(ctx, kind)?;
     // What is refused below is refused for its own reason, then.
-    let good = words(if kind == "lsmt" {
-        "1 DEV 0 LEN"
-    } else {
-        "DEV 0 LEN"
-    });
-    ctx.target(right, kind, &good)?;
-    for &(text, sectors, errno, reason) in bad {
-        let sectors = if sectors == 0 { right } else { sectors };
-        ctx.refused(sectors, kind, &words(text))?
-            .expect(errno, reason)
-            .with_context(|| format!("\"{text}\", {sectors} sectors"))?;
+    ctx.target(SECTORS, kind, &right.table(kind))?;
+    for &(text, reason) in tables {
+        ctx.refused(SECTORS, kind, &right.words(text))?
+            .expect_line(Errno::INVAL, kind, reason, "")
+            .with_context(|| format!("\"{text}\""))?;
+    }
+    Ok(())
+}
+
+/// 256 layers, rightly counted or not.
+fn too_many_layers(ctx: &mut Ctx) -> Result<()> {
+    let right = Right::new(ctx, "lsmt")?;
+    let layers = |count: usize| right.words(&" LAYER".repeat(count));
+    ctx.target(SECTORS, "lsmt", &format!("255{}", layers(255)))?;
+    for (words, reason) in [
+        (format!("256{}", layers(256)), COUNT),
+        (format!("255{}", layers(256)), OPTIONS),
+        (format!("255{}", layers(254)), MISSING),
+    ] {
+        ctx.refused(SECTORS, "lsmt", &words)?
+            .expect_line(Errno::INVAL, "lsmt", reason, "")?;
+    }
+    Ok(())
+}
+
+fn no_such_device(ctx: &mut Ctx) -> Result<()> {
+    let reason = "Device lookup failed";
+    for kind in ["zfile", "lsmt"] {
+        let right = Right::new(ctx, kind)?;
+        let itself = ctx.target(SECTORS, kind, &right.table(kind))?;
+        for (device, errno) in [
+            ("/dev/none", Errno::NOENT),
+            ("/proc/version", Errno::NOTBLK),
+            ("/dev/null", Errno::NOTBLK),
+            ("7:9999x", Errno::NOENT),
+            ("259:99999", Errno::NXIO),
+            (&itself.dev.to_string(), Errno::INVAL),
+        ] {
+            let (words, below) = match kind {
+                "zfile" => (format!("{device} 0 8192"), device.to_owned()),
+                _ => (
+                    right.words(&format!("2 LAYER {device} 0 8192")),
+                    format!("layer 1 ({device})"),
+                ),
+            };
+            let line = format!("{below}: cannot open: error -{}", errno.raw_os_error());
+            let table = [target(0, SECTORS, kind, &words)];
+            let refusal = ctx.offer(&itself, &table)?.err();
+            let refusal = refusal.with_context(|| format!("{words} was taken"))?;
+            refusal.expect_line(errno, kind, reason, &line)?;
+        }
+    }
+    Ok(())
+}
+
+fn device_too_small(ctx: &mut Ctx) -> Result<()> {
+    for kind in ["zfile", "lsmt"] {
+        let right = Right::new(ctx, kind)?;
+        let room = right.room;
+        for (offset, length) in [
+            (0, room + 1),
+            (room / SECTOR, 8192),
+            (1, room),
+            (room / SECTOR - 1, 8192),
+            (1 << 53, 8192),
+        ] {
+            let dev = &right.dev;
+            let (words, below) = match kind {
+                "zfile" => (format!("{dev} {offset} {length}"), dev.clone()),
+                _ => (
+                    right.words(&format!("2 LAYER {dev} {offset} {length}")),
+                    format!("layer 1 ({dev})"),
+                ),
+            };
+            let end = offset * SECTOR + length;
+            let line = format!("{below}: device ends at byte {room}, the file at byte {end}");
+            ctx.refused(SECTORS, kind, &words)?.expect_line(
+                Errno::OVERFLOW,
+                kind,
+                "Device too small",
+                &line,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn wrong_length(ctx: &mut Ctx) -> Result<()> {
+    for kind in ["zfile", "lsmt"] {
+        let right = Right::new(ctx, kind)?;
+        for sectors in [1, SECTORS - 1, SECTORS + 1, 1 << 40] {
+            let line = format!("length is {sectors} sectors, expected {SECTORS}");
+            ctx.refused(sectors, kind, &right.table(kind))?
+                .expect_line(Errno::INVAL, kind, "Invalid target length", &line)?;
+        }
+    }
+    Ok(())
+}
+
+/// A right table, but for the place and the length of the file.
+fn not_what_they_say(ctx: &mut Ctx) -> Result<()> {
+    for (kind, words, reason) in [
+        ("zfile", "DEV 1 LEN", "ZFile magic mismatch"),
+        ("zfile", "DEV 0 1023", "Length too small for ZFile"),
+        ("zfile", "DEV 0 1024", "ZFile trailer magic mismatch"),
+        ("lsmt", "1 DEV 1 LEN", "LSMT magic mismatch"),
+        ("lsmt", "1 DEV 0 8191", "Length too small for layer"),
+        ("lsmt", "1 DEV 0 8192", "LSMT trailer magic mismatch"),
+    ] {
+        let words = Right::new(ctx, kind)?.words(words);
+        ctx.refused(SECTORS, kind, &words)?
+            .expect(Errno::INVAL, reason)?;
     }
     Ok(())
 }
@@ -153,28 +273,14 @@ fn no_size(ctx: &mut Ctx) -> Result<()> {
     let bytes = Layer::new(0).bytes();
     let disk = ctx.image(&bytes)?;
     let words = format!("{} 0 {}", disk.dev, bytes.len());
+    let line = "image: virtual size 0, expected a layer with a size";
     for params in [format!("1 {words}"), format!("2 {words} {words}")] {
-        ctx.refused(8, "lsmt", &params)?
-            .expect(Errno::INVAL, "Virtual size is zero")?;
+        ctx.refused(8, "lsmt", &params)?.expect_line(
+            Errno::INVAL,
+            "lsmt",
+            "Virtual size is zero",
+            line,
+        )?;
     }
-    Ok(())
-}
-
-/// A live device must not become its own lower device.
-fn on_itself(ctx: &mut Ctx) -> Result<()> {
-    let content = forge::content(8192, ctx.rng());
-    let bytes = Zfile::new(&content, 4096, Codec::Lz4, true).bytes();
-    let disk = ctx.image(&bytes)?;
-    let device = ctx.target(16, "zfile", &format!("{} 0 {}", disk.dev, bytes.len()))?;
-    let table = [crate::ctx::target(
-        0,
-        16,
-        "zfile",
-        &format!("{} 0 {}", device.dev, 4096),
-    )];
-    anyhow::ensure!(
-        ctx.dm()?.load(device.dev.0, &table).is_err(),
-        "a device was taken for its own lower device"
-    );
     Ok(())
 }

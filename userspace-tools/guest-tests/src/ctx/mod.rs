@@ -6,6 +6,7 @@
 mod cleanup;
 mod command;
 mod loops;
+mod refusal;
 
 use std::fmt;
 use std::fs;
@@ -15,7 +16,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{anyhow, bail, ensure, Context as _, Result};
 use ovbd::dm::udev::Udev;
 use ovbd::dm::{DevNo, Dm, Error as DmError, Id, Target};
-use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
 use crate::golden::{Golden, MARKER};
@@ -24,6 +24,7 @@ use crate::rng::Rng;
 use cleanup::{Cleanup, Undo};
 pub use command::output;
 pub use loops::LoopSpec;
+pub use refusal::Refusal;
 
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
@@ -78,29 +79,6 @@ impl Disk {
         let file = fs::File::options().write(true).open(&self.path)?;
         file.write_all_at(bytes, offset)?;
         file.sync_all()?;
-        Ok(())
-    }
-}
-
-/// A refused table.
-#[derive(Debug)]
-pub struct Refusal {
-    /// What the ioctl said.
-    pub errno: Errno,
-    /// What the kernel logged meanwhile.
-    pub log: Vec<String>,
-}
-
-impl Refusal {
-    /// Fails unless the table was refused with `errno`, and the kernel's log gives `reason`, which
-    /// is what the target left in `ti->error`.
-    pub fn expect(&self, errno: Errno, reason: &str) -> Result<()> {
-        ensure!(
-            self.errno == errno && self.log.iter().any(|line| line.contains(reason)),
-            "refused with {:?}, expected {errno:?} for \"{reason}\"; the log: {:#?}",
-            self.errno,
-            self.log
-        );
         Ok(())
     }
 }
@@ -194,18 +172,27 @@ impl Ctx {
         self.device_of(&[target(0, sectors, kind, params)])
     }
 
+    /// Offers a read-only table: makes it live if it is taken, else says how it was refused.
+    pub fn offer(&mut self, device: &Device, table: &[Target]) -> Result<Result<(), Refusal>> {
+        let mut log = KernelLog::open()?;
+        let dm = self.dm()?;
+        match dm.load(device.dev.0, table) {
+            Ok(()) => Ok(Ok(dm.resume(device.dev.0, &Udev::begin()).map(drop)?)),
+            Err(error @ DmError::Request { .. }) => Ok(Err(Refusal {
+                errno: error.errno().context("refused without an error number")?,
+                log: log.new_lines(),
+                dev: device.dev,
+            })),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Loads a table that must be refused, and says how it was.
     pub fn refused(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Refusal> {
         let device = self.device()?;
-        let table = [target(0, sectors, kind, params)];
-        let mut log = KernelLog::open()?;
-        match self.dm()?.load(device.dev.0, &table) {
+        match self.offer(&device, &[target(0, sectors, kind, params)])? {
             Ok(()) => bail!("a table that must be refused was taken: 0 {sectors} {kind} {params}"),
-            Err(error @ DmError::Request { .. }) => Ok(Refusal {
-                errno: error.errno().context("refused without an error number")?,
-                log: log.new_lines(),
-            }),
-            Err(error) => Err(error.into()),
+            Err(refusal) => Ok(refusal),
         }
     }
 
