@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("contract.lsmt.limits", lsmt_limits),
         Case::new("contract.writable_tables_are_refused", writable_tables),
         Case::new("contract.writes_are_refused", writes),
+        Case::new("contract.late_writes_are_refused", late_writes),
         Case::new("contract.several_targets_in_a_table", several_targets),
         Case::new("contract.parents_that_do_not_fit_are_told", parents),
     ]
@@ -131,7 +132,7 @@ fn unknown_messages(ctx: &mut Ctx) -> Result<()> {
 }
 
 /// A number among a device's limits.
-fn limit(device: &Device, name: &str) -> Result<u64> {
+pub fn limit(device: &Device, name: &str) -> Result<u64> {
     let node = device.path.file_name().context("node")?;
     let path = Path::new("/sys/block").join(node).join("queue").join(name);
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -203,6 +204,38 @@ fn writes(ctx: &mut Ctx) -> Result<()> {
         );
         let result = output(&["blkdiscard", "--force", &device.path.display().to_string()]);
         ensure!(result.is_err(), "a discard was taken");
+    }
+    Ok(())
+}
+
+/// A write that was begun when the device could still be written reaches the target, but not
+/// the image.
+fn late_writes(ctx: &mut Ctx) -> Result<()> {
+    for device in both(ctx)? {
+        let lines = ctx.dm()?.table(Id::Dev(device.dev.0))?;
+        let line = lines.first().context("no table")?;
+        let mut before = read::Buffer::new(4096, 0);
+        let file = fs::File::open(&device.path)?;
+        file.read_exact_at(before.all(), 0)?;
+        drop(file);
+
+        let load = |table: &str, flags: &[&str]| -> Result<()> {
+            let words = ["dmsetup", "load", &device.name, "--table", table];
+            output(&[&words[..], flags].concat())?;
+            // Without a look at what waits in the page cache.
+            output(&["dmsetup", "resume", "--nolockfs", &device.name])?;
+            Ok(())
+        };
+        load(&format!("0 {} zero", line.length), &[])?;
+        let file = fs::File::options().write(true).open(&device.path)?;
+        file.write_all_at(&[0xee; 4096], 0)?;
+        let table = format!("0 {} {} {}", line.length, line.kind, line.params);
+        load(&table, &["--readonly"])?;
+        let errno = file.sync_all().err().and_then(|e| Errno::from_io_error(&e));
+        ensure!(errno == Some(Errno::IO), "{table}: written: {errno:?}");
+        drop(file);
+        let after = read::Direct::open(&device.path)?.read(0, 4096)?;
+        ensure!(after == before.all(), "{table}: other bytes");
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod below;
 mod cache;
 mod contract;
+mod counters;
 mod faults;
 mod harness;
 mod hostile;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Case> {
         cache::cases(),
         below::cases(),
         contract::cases(),
+        counters::cases(),
         tables::cases(),
         hostile::cases(),
         faults::cases(),

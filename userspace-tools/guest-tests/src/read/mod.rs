@@ -3,6 +3,7 @@
 //! Reading a device in every way that applications do, and comparing with what must be there.
 
 mod buffer;
+mod direct;
 mod readers;
 mod vectors;
 
@@ -18,6 +19,7 @@ use rustix::fs::OFlags;
 use crate::ctx::SECTOR;
 use crate::rng::Rng;
 pub use buffer::Buffer;
+pub use direct::Direct;
 pub use readers::Readers;
 use vectors::Vectors;
 
@@ -102,35 +104,6 @@ pub fn check_at(path: &Path, offset: u64, content: &[u8]) -> Result<()> {
         compare(offset, buffer.bytes(), content)?;
     }
     Ok(())
-}
-
-/// Reads `path` to its end, sector by sector where larger reads fail; what cannot be read is left
-/// out. For devices that may well be broken.
-pub fn whatever_is_there(path: &Path) -> Result<Vec<u8>> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(OFlags::DIRECT.bits() as i32)
-        .open(path)
-        .with_context(|| path.display().to_string())?;
-    let mut all = Vec::new();
-    let mut buffer = Buffer::new(64 << 10, 0);
-    let mut offset = 0;
-    loop {
-        match file.read_at(buffer.all(), offset) {
-            Ok(0) => return Ok(all),
-            Ok(got) => {
-                all.extend_from_slice(buffer.slice(got));
-                offset += got as u64;
-            }
-            Err(_) => {
-                let sector = buffer.slice(SECTOR as usize);
-                if file.read_at(sector, offset).is_ok() {
-                    all.extend_from_slice(sector);
-                }
-                offset += SECTOR;
-            }
-        }
-    }
 }
 
 /// Forgets what the page cache holds.
