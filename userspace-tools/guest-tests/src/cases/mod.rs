@@ -6,6 +6,7 @@
 mod below;
 mod cache;
 mod contract;
+mod corrupt;
 mod counters;
 mod faults;
 mod harness;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Case> {
         below::cases(),
         contract::cases(),
         counters::cases(),
+        corrupt::cases(),
         tables::cases(),
         hostile::cases(),
         faults::cases(),

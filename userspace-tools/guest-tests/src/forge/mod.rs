@@ -5,6 +5,7 @@
 //! wrong field is found by its own check and not by a checksum.
 
 mod lsmt;
+pub mod streams;
 mod zfile;
 
 pub use lsmt::{Extent, Layer};
@@ -24,6 +25,14 @@ fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
             (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
         })
     })
+}
+
+/// What the checksum of a block begins with.
+const BLOCK_SEED: u32 = 100_007;
+
+/// The checksum of a compressed block.
+pub fn block_crc(payload: &[u8]) -> u32 {
+    crc32c(BLOCK_SEED, payload)
 }
 
 /// Bytes of which no two sectors are alike.

@@ -2,14 +2,13 @@
 
 //! ZFiles.
 
-use super::{crc32c, put};
+use super::{block_crc, crc32c, put};
 
 const RECORD: usize = 512;
 const MAGIC: &[u8; 24] = b"ZFile\0\x01\0tuji.yyf@Alibaba";
 const DIGEST_AT: usize = 28;
+const FLAG_OVERWRITTEN: u8 = 1 << 3;
 const FLAG_DIGEST: u64 = 1 << 4;
-/// What the checksum of a block begins with.
-const BLOCK_SEED: u32 = 100_007;
 
 /// How blocks are stored. Neither makes them smaller, which both formats allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +64,7 @@ fn zstd_raw(bytes: &[u8]) -> Vec<u8> {
 fn stored(content: &[u8], codec: Codec, verify: bool) -> Vec<u8> {
     let mut stored = codec.store(content);
     if verify {
-        let crc = crc32c(BLOCK_SEED, &stored);
+        let crc = block_crc(&stored);
         stored.extend_from_slice(&crc.to_le_bytes());
     }
     stored
@@ -116,10 +115,21 @@ impl Zfile {
 
     /// Stores `content` for a block, whatever its length.
     pub fn replace_block(&mut self, block: usize, content: &[u8], codec: Codec, verify: bool) {
-        self.blocks[block] = stored(content, codec, verify);
-        self.index[block] = self.blocks[block].len() as u32;
+        self.put_stored(block, stored(content, codec, verify));
+    }
+
+    /// Stores something else for a block.
+    pub fn put_stored(&mut self, block: usize, stored: Vec<u8>) {
+        self.index[block] = stored.len() as u32;
+        self.blocks[block] = stored;
         let end = RECORD + self.blocks.iter().map(Vec::len).sum::<usize>();
         put(&mut self.trailer, 40, &(end as u64).to_le_bytes());
+    }
+
+    /// Puts the trailer's fields into the header, too, as a writer does that can go back.
+    pub fn overwrite_header(&mut self) {
+        self.header = self.trailer;
+        put(&mut self.header, 32, &0x1bu64.to_le_bytes());
     }
 
     /// Changes bytes of header and trailer alike.
@@ -139,7 +149,11 @@ impl Zfile {
         let index: Vec<u8> = self.index.iter().flat_map(|n| n.to_le_bytes()).collect();
         let (mut header, mut trailer) = (self.header, self.trailer);
         if self.index_digest {
-            put(&mut trailer, 64, &crc32c(0, &index).to_le_bytes());
+            let digest = crc32c(0, &index).to_le_bytes();
+            put(&mut trailer, 64, &digest);
+            if header[32] & FLAG_OVERWRITTEN != 0 {
+                put(&mut header, 64, &digest);
+            }
         }
         for record in [&mut header, &mut trailer] {
             let mut flags = [0; 8];
