@@ -17,6 +17,7 @@ mod live;
 mod lost;
 mod lsmt;
 mod module;
+mod mutants;
 mod scale;
 mod shapes;
 mod tables;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Case> {
         corrupt::cases(),
         tables::cases(),
         hostile::cases(),
+        mutants::cases(),
         faults::cases(),
         live::cases(),
         scale::cases(),
