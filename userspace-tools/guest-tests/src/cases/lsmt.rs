@@ -37,7 +37,7 @@ pub fn cases() -> Vec<Case> {
 
 /// One test for each golden layer that stands alone.
 fn golden_cases() -> Vec<Case> {
-    let Ok(Some(golden)) = Golden::open() else {
+    let Ok(golden) = Golden::open() else {
         return vec![Case::new("lsmt.golden", |ctx| ctx.golden().map(drop))];
     };
     let wanted = |entry: &&Entry| {

@@ -18,7 +18,7 @@ pub fn cases() -> Vec<Case> {
 
 /// One test for each golden ZFile that holds just any file.
 fn golden_cases() -> Vec<Case> {
-    let Ok(Some(golden)) = Golden::open() else {
+    let Ok(golden) = Golden::open() else {
         return vec![Case::new("zfile.golden", |ctx| ctx.golden().map(drop))];
     };
     let wanted = |entry: &&Entry| {

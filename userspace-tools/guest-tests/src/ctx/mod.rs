@@ -8,12 +8,11 @@ mod command;
 mod loops;
 mod refusal;
 
-use std::fmt;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, bail, ensure, Context as _, Result};
+use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::udev::Udev;
 use ovbd::dm::{DevNo, Dm, Error as DmError, Id, Target};
 use rustix::mount::MountFlags;
@@ -34,18 +33,6 @@ const TMP: &str = "/tmp/test";
 /// The disk that is ext4 and may be written.
 const SCRATCH_DISK: &str = "scratch";
 const SCRATCH: &str = "/run/scratch";
-
-/// Not a failure: the test cannot run here.
-#[derive(Debug)]
-pub struct Skip(pub String);
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "skipped: {}", self.0)
-    }
-}
-
-impl std::error::Error for Skip {}
 
 /// A device-mapper device of a test.
 #[derive(Clone, Debug)]
@@ -121,7 +108,7 @@ impl Ctx {
 
     /// Golden files.
     pub fn golden(&self) -> Result<Golden> {
-        Golden::open()?.ok_or_else(|| anyhow!(Skip("no golden files (OVBD_GOLDEN)".to_owned())))
+        Golden::open()
     }
 
     /// Device-mapper.
@@ -226,7 +213,7 @@ impl Ctx {
         let path = Path::new("/dev/disk").join(name);
         let path = path
             .canonicalize()
-            .map_err(|_| anyhow!(Skip(format!("the run has no disk \"{name}\""))))?;
+            .with_context(|| format!("the run has no disk \"{name}\""))?;
         Disk::of(path)
     }
 

@@ -11,7 +11,6 @@ mod pack;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use anyhow::{anyhow, ensure, Context as _, Result};
 use ovbd::dm::DevNo;
@@ -102,11 +101,9 @@ pub struct Golden {
 
 impl Golden {
     /// Opens the disk; `None` if the run has none.
-    pub fn open() -> Result<Option<Self>> {
-        if !Path::new(DISK).exists() {
-            return Ok(None);
-        }
-        let mut disk = File::open(DISK).context(DISK)?;
+    pub fn open() -> Result<Self> {
+        let missing = || format!("{DISK}: no golden files; OVBD_GOLDEN names their folder");
+        let mut disk = File::open(DISK).with_context(missing)?;
         let mut head = [0; HEAD];
         disk.read_exact(&mut head)?;
         let (magic, length) = head.split_at(MAGIC.len());
@@ -116,7 +113,7 @@ impl Golden {
         disk.read_exact(&mut text)?;
         let dev = DevNo(rustix::fs::fstat(&disk)?.st_rdev);
         let index = serde_json::from_slice(&text).context(DISK)?;
-        Ok(Some(Self { disk, dev, index }))
+        Ok(Self { disk, dev, index })
     }
 
     /// The disk, as tables name it.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context as _, Result};
 
-use crate::ctx::{Ctx, Skip};
+use crate::ctx::Ctx;
 pub use kmsg::KernelLog;
 use ktap::{Ktap, Outcome};
 
@@ -94,10 +94,7 @@ fn run_case(case: Case) -> Option<Outcome> {
         let result = result.unwrap_or_else(|_| Err(anyhow::Error::msg(last_panic())));
         let mut outcome = match result {
             Ok(()) => Outcome::Passed,
-            Err(error) => match error.downcast_ref::<Skip>() {
-                Some(Skip(why)) => Outcome::Skipped(why.clone()),
-                None => Outcome::Failed(vec![format!("{error:#}"), ctx.how_to_repeat()]),
-            },
+            Err(error) => Outcome::Failed(vec![format!("{error:#}"), ctx.how_to_repeat()]),
         };
         outcome.add(ctx.clean_up());
         // The receiver is gone if the time was up.
