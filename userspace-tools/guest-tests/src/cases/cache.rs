@@ -5,15 +5,16 @@
 
 use std::fs;
 
-use anyhow::{ensure, Context as _, Result};
+use anyhow::{anyhow, ensure, Context as _, Result};
 use overlaybd_format::status::ZfileStatus;
 use overlaybd_format::zfile::Algorithm;
 
 use crate::ctx::{Ctx, SECTOR};
 use crate::harness::Case;
 use crate::read::{self, Buffer, Mode};
-use crate::rig::lower::Lower;
+use crate::rig::lower::{null_blk, Lower};
 use crate::rig::sample::{self, Form};
+use crate::rig::trace::Trace;
 use crate::rig::{self, Zfile};
 
 const BLOCK: u64 = 64 << 10;
@@ -26,7 +27,10 @@ pub fn cases() -> Vec<Case> {
         Case::new("cache.whole_blocks_are_not_kept", whole_blocks_are_not_kept),
         Case::new("cache.hot_range", hot_range),
         Case::new("cache.sixteen_mib_in_a_row", sixteen_mib_in_a_row),
+        Case::new("cache.keeps_what_is_asked_for", keeps_what_is_asked_for),
         Case::new("cache.is_shrunk", is_shrunk),
+        Case::new("cache.knows_how_much_it_has", knows_how_much_it_has),
+        Case::new("cache.keeps_a_block_once", keeps_a_block_once),
         Case::new("cache.forgets_removed_devices", forgets_removed_devices),
     ]
 }
@@ -224,6 +228,37 @@ fn sixteen_mib_in_a_row(ctx: &mut Ctx) -> Result<()> {
     expect("second pass", found, expected)
 }
 
+/// Of blocks that share a place, the one goes that was not asked for the longest.
+fn keeps_what_is_asked_for(ctx: &mut Ctx) -> Result<()> {
+    const SMALL: u64 = 4096;
+    // As dm-zfile divides its cache.
+    const SETS: u64 = 32;
+    const WAYS: u64 = 8;
+    let content = sample::content(((WAYS + 1) * SETS * SMALL) as usize, ctx.rng());
+    let zfile = Zfile::new(
+        ctx,
+        Lower::Disk,
+        Form::new(Algorithm::Lz4, SMALL as u32),
+        content,
+    )?;
+    let watched = Watched::new(&zfile)?;
+    let ask = |watched: &Watched<'_>, way: u64| watched.read(way * SETS * SMALL, SECTOR);
+    (0..WAYS).try_for_each(|way| ask(&watched, way))?;
+    let found = watched.counts(ctx, |watched| {
+        ask(watched, 0)?;
+        // Takes the place of number 1.
+        ask(watched, WAYS)?;
+        (2..=WAYS).chain([0]).try_for_each(|way| ask(watched, way))
+    })?;
+    ensure!(
+        found.hits == WAYS + 1 && found.decompressed == SMALL,
+        "{found:?}"
+    );
+    let found = watched.counts(ctx, |watched| ask(watched, 1))?;
+    ensure!(found.hits == 0, "{found:?}");
+    Ok(())
+}
+
 /// The kernel takes the memory back when it is asked to; reads stay right.
 fn is_shrunk(ctx: &mut Ctx) -> Result<()> {
     let content = sample::content(2 << 20, ctx.rng());
@@ -237,6 +272,66 @@ fn is_shrunk(ctx: &mut Ctx) -> Result<()> {
     expect("after it was shrunk", found, watched.once(0..8)?)?;
     let found = watched.counts(ctx, pages)?;
     ensure!(found.hits == 8, "it keeps nothing any more: {found:?}");
+    Ok(())
+}
+
+/// How many blocks the kernel finds in the cache; they are gone then.
+fn kept(trace: &Trace) -> Result<u64> {
+    trace.clear()?;
+    drop_objects()?;
+    let lines = trace.lines()?;
+    // An empty one is not looked at.
+    let Some(line) = lines.iter().find(|line| line.contains("[dm_overlaybd]")) else {
+        return Ok(0);
+    };
+    let (_, items) = line.split_once("cache items ").context("trace")?;
+    Ok(items.split(' ').next().unwrap_or(items).parse()?)
+}
+
+/// What it says about its size is right, and a device that goes takes its blocks along.
+fn knows_how_much_it_has(ctx: &mut Ctx) -> Result<()> {
+    let trace = Trace::new(ctx, &[("vmscan/mm_shrink_slab_start", "")])?;
+    let content = sample::content(2 << 20, ctx.rng());
+    let zfile = Zfile::new(ctx, Lower::Disk, form(Algorithm::Lz4), content)?;
+    let watched = Watched::new(&zfile)?;
+    drop_objects()?;
+    let some =
+        |watched: &Watched<'_>| (0..20).try_for_each(|block| watched.read(block * BLOCK, PAGE));
+    some(&watched)?;
+    let found = kept(&trace)?;
+    ensure!(found == 20, "{found} blocks are kept, 20 were read");
+    let found = kept(&trace)?;
+    ensure!(found == 0, "{found} blocks are left");
+    some(&watched)?;
+    drop(watched);
+    ctx.remove(&zfile.device)?;
+    let found = kept(&trace)?;
+    ensure!(found == 0, "{found} blocks of no device are kept");
+    Ok(())
+}
+
+/// Several readers of a block that is not there yet all bring it.
+fn keeps_a_block_once(ctx: &mut Ctx) -> Result<()> {
+    let trace = Trace::new(ctx, &[("vmscan/mm_shrink_slab_start", "")])?;
+    let content = sample::content(4 * BLOCK as usize, ctx.rng());
+    // 50 ms: so that all of them are under way before the first has it.
+    let slow = [("irqmode", "2"), ("completion_nsec", "50000000")];
+    let disk = null_blk(ctx, 2 * content.len(), &slow)?;
+    let zfile = Zfile::on(ctx, &disk, form(Algorithm::Lz4), content)?;
+    let watched = Watched::new(&zfile)?;
+    drop_objects()?;
+    let found = watched.counts(ctx, |watched| {
+        std::thread::scope(|scope| {
+            let read = |page| scope.spawn(move || watched.read(BLOCK + page * PAGE, PAGE));
+            let readers: Vec<_> = (0..6).map(read).collect();
+            readers
+                .into_iter()
+                .try_for_each(|reader| reader.join().map_err(|_| anyhow!("a reader panicked"))?)
+        })
+    })?;
+    ensure!(found.decompressed > BLOCK, "they came one after the other");
+    let found = kept(&trace)?;
+    ensure!(found == 1, "one block is kept {found} times");
     Ok(())
 }
 

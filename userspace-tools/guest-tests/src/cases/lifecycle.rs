@@ -2,6 +2,7 @@
 
 //! Devices and module from beginning to end: what is in use stays, and goes when it is not.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
@@ -14,9 +15,10 @@ use crate::ctx::{output, target, Ctx, SECTOR};
 use crate::harness::Case;
 use crate::read::{self, Buffer, Mode};
 use crate::rig::load::{Load, Read};
-use crate::rig::lower::Lower;
+use crate::rig::lower::{null_blk, Lower};
 use crate::rig::sample::{self, Form};
 use crate::rig::{until, Zfile, OFFSET};
+use crate::rng::Rng;
 
 const SIZE: usize = (512 << 10) + 333;
 const FORM: Form = Form::new(Algorithm::Lz4, 16 << 10);
@@ -27,6 +29,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("lifecycle.deferred_remove", deferred_remove),
         Case::new("lifecycle.exchange_without_flush", exchange_without_flush),
         Case::new("lifecycle.reads_that_may_not_wait", reads_that_may_not_wait),
+        Case::new("lifecycle.a_disk_that_would_have_to_wait", narrow_disk),
     ]
 }
 
@@ -101,32 +104,66 @@ fn exchange_without_flush(ctx: &mut Ctx) -> Result<()> {
     })
 }
 
+/// Reads without waiting: whether there was an answer.
+fn read_at_once(device: &read::Device<'_>, rng: &mut Rng) -> Result<bool> {
+    let sector = rng.within(0..device.size() / SECTOR);
+    let length = rng.length((device.size() / SECTOR - sector).min(512)) * SECTOR;
+    let offset = sector * SECTOR;
+    let mut buffer = Buffer::new(length as usize, 0);
+    let mut slices = [std::io::IoSliceMut::new(buffer.all())];
+    let file = device.file(Mode::Direct);
+    match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        Ok(got) => {
+            read::compare(offset, &buffer.bytes()[..got], device.expected(offset, got))?;
+            Ok(true)
+        }
+        Err(Errno::AGAIN) => Ok(false),
+        Err(other) => Err(other).context("without waiting"),
+    }
+}
+
 /// What may not wait gets its bytes or is told to come again, and never anything else.
 fn reads_that_may_not_wait(ctx: &mut Ctx) -> Result<()> {
     for lower in [Lower::Disk, Lower::RamDisk, Lower::NullTimer] {
         let zfile = device(ctx, lower)?;
         let padded = zfile.padded();
         let device = read::Device::open(zfile.path(), &padded)?;
-        let read: Read<'_> = &|rng| {
-            let sector = rng.within(0..device.size() / SECTOR);
-            let length = rng.length((device.size() / SECTOR - sector).min(512)) * SECTOR;
-            let offset = sector * SECTOR;
-            let mut buffer = Buffer::new(length as usize, 0);
-            let mut slices = [std::io::IoSliceMut::new(buffer.all())];
-            let file = device.file(Mode::Direct);
-            match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-                Ok(got) => {
-                    read::compare(offset, &buffer.bytes()[..got], device.expected(offset, got))
-                }
-                Err(Errno::AGAIN) => Ok(()),
-                Err(other) => Err(other).context("without waiting"),
-            }
-        };
+        let read: Read<'_> = &|rng| read_at_once(&device, rng).map(drop);
         Load::with(ctx.rng(), &[read; 8], |load| load.more(40))
             .with_context(|| format!("{lower:?}"))?;
         let status = zfile.status(ctx)?;
         ensure!(status.io_errors == 0, "{status}");
         ensure!(status.read_sectors > 0, "no read ever succeeded: {status}");
     }
+    Ok(())
+}
+
+/// A disk that takes one request at a time tells those to come again that may not wait for it;
+/// that is no error, and not counted as one.
+fn narrow_disk(ctx: &mut Ctx) -> Result<()> {
+    let content = sample::content(SIZE, ctx.rng());
+    let narrow = [
+        ("irqmode", "2"),
+        ("completion_nsec", "2000000"),
+        ("submit_queues", "1"),
+        ("hw_queue_depth", "1"),
+    ];
+    let disk = null_blk(ctx, 2 * SIZE, &narrow)?;
+    let zfile = Zfile::on(ctx, &disk, FORM, content)?;
+    let padded = zfile.padded();
+    let device = read::Device::open(zfile.path(), &padded)?;
+    let turned_away = AtomicU64::new(0);
+    let read: Read<'_> = &|rng| {
+        let answered = read_at_once(&device, rng)?;
+        turned_away.fetch_add(u64::from(!answered), Ordering::Relaxed);
+        Ok(())
+    };
+    Load::with(ctx.rng(), &[read; 4], |load| load.more(40))?;
+    ensure!(
+        turned_away.into_inner() > 0,
+        "nobody was told to come again"
+    );
+    let status = zfile.status(ctx)?;
+    ensure!(status.io_errors == 0, "{status}");
     Ok(())
 }

@@ -8,11 +8,13 @@ mod cache;
 mod contract;
 mod corrupt;
 mod counters;
+mod effort;
 mod faults;
 mod harness;
 mod hostile;
 mod image;
 mod lifecycle;
+mod limits;
 mod live;
 mod lost;
 mod lsmt;
@@ -42,6 +44,8 @@ pub fn all() -> Vec<Case> {
         below::cases(),
         contract::cases(),
         counters::cases(),
+        limits::cases(),
+        effort::cases(),
         corrupt::cases(),
         tables::cases(),
         hostile::cases(),

@@ -38,7 +38,7 @@ const AT: u64 = 1;
 /// Room for any file here, bytes.
 const ROOM: usize = 64 << 10;
 /// Files of each kind.
-const ROUNDS: u64 = 250;
+const ROUNDS: u64 = 120;
 
 /// A disk whose content is exchanged, and a device to try it with.
 struct Bench {

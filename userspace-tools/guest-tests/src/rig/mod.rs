@@ -8,6 +8,7 @@ pub mod load;
 pub mod lower;
 pub mod map;
 pub mod sample;
+pub mod trace;
 
 use std::ops::Range;
 use std::path::Path;

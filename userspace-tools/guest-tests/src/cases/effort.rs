@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What a read costs, as the kernel's tracepoints tell: how often its work is handed over to
+//! another task, and what it asks of the device below.
+
+use std::thread;
+
+use anyhow::{ensure, Context as _, Result};
+use ovbd::dm::udev::Udev;
+use overlaybd_format::zfile::Algorithm;
+use rustix::fs::{fadvise, Advice};
+use rustix::io::Errno;
+
+use crate::ctx::{Ctx, SECTOR};
+use crate::harness::Case;
+use crate::read::{Buffer, Device, Mode};
+use crate::rig::blocks::errno;
+use crate::rig::lower::Lower;
+use crate::rig::sample::{self, Form};
+use crate::rig::trace::Trace;
+use crate::rig::Zfile;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("effort.hand_overs", hand_overs),
+        Case::new("effort.readahead", readahead),
+    ]
+}
+
+const SIZE: usize = 1 << 20;
+/// Output that is worth a part of its own, bytes.
+const PART: u64 = 32 << 10;
+/// The most parts that a read is divided into.
+const PARTS: u64 = 4;
+
+/// A read is divided among the CPUs if it is long enough, and each part is handed over once; what
+/// ends in the task that submitted it, as of a ramdisk, goes on there.
+fn hand_overs(ctx: &mut Ctx) -> Result<()> {
+    let cpus = thread::available_parallelism()?.get() as u64;
+    for (lower, here) in [(Lower::RamDisk, 1), (Lower::NullTimer, 0)] {
+        for block in [4 << 10, 64 << 10] {
+            let content = sample::content(SIZE, ctx.rng());
+            let form = Form::new(Algorithm::Lz4, block as u32);
+            let zfile = Zfile::new(ctx, lower, form, content)?;
+            let device = Device::open(zfile.path(), &zfile.content)?;
+            let works = [(
+                "workqueue/workqueue_queue_work",
+                "workqueue == \"dm-zfile\"",
+            )];
+            let trace = Trace::new(ctx, &works)?;
+            for length in [block, PART, 2 * PART, 192 << 10] {
+                let blocks = length.div_ceil(block);
+                let parts = (blocks * block / PART)
+                    .min(blocks)
+                    .clamp(1, PARTS.min(cpus));
+                let mut buffer = Buffer::new(length as usize, 0);
+                trace.clear()?;
+                device.read(Mode::Direct, 0, buffer.all())?;
+                let found = trace.lines()?.len() as u64;
+                let expected = parts - here;
+                ensure!(
+                    found == expected,
+                    "{lower:?}, blocks of {block}, {length} bytes: \
+                     {found} hand-overs, expected {expected}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is read ahead is so for the device below, too, which may give it up; and if it does, that
+/// is no error yet.
+fn readahead(ctx: &mut Ctx) -> Result<()> {
+    let form = Form::new(Algorithm::Zstd, 16 << 10);
+    let content = sample::content(SIZE, ctx.rng());
+    let (zfile, linear) = Zfile::over_linear(ctx, Lower::Disk, form, content)?;
+    let device = Device::open(zfile.path(), &zfile.content)?;
+    let sectors = zfile.lower.device_sectors()?;
+    let dev = zfile.lower.dev.0;
+    let dev = u64::from(rustix::fs::major(dev)) << 20 | u64::from(rustix::fs::minor(dev));
+    let reads = [("block/block_bio_queue", format!("dev == {dev}"))];
+    let reads = reads
+        .each_ref()
+        .map(|(event, filter)| (*event, filter.as_str()));
+    let trace = Trace::new(ctx, &reads)?;
+
+    let file = device.file(Mode::Buffered);
+    let ask = |ctx: &mut Ctx| -> Result<()> {
+        fadvise(file, 0, None, Advice::WillNeed)?;
+        // Waits for what is in flight.
+        let dm = ctx.dm()?;
+        dm.suspend(zfile.device.dev.0)?;
+        dm.resume(zfile.device.dev.0, &Udev::begin())?;
+        Ok(())
+    };
+    ask(ctx)?;
+    let lines = trace.lines()?;
+    ensure!(!lines.is_empty(), "nothing was read");
+    let ahead = lines.iter().filter(|line| line.contains(" RA ")).count();
+    ensure!(ahead == lines.len(), "{lines:#?}");
+
+    crate::read::drop_caches()?;
+    linear.fail(ctx, &(0..sectors))?;
+    ask(ctx)?;
+    let status = zfile.status(ctx)?;
+    ensure!(status.io_errors == 0, "{status}");
+    let mut buffer = Buffer::new(SECTOR as usize, 0);
+    let result = device.read(Mode::Direct, 0, buffer.all());
+    let found = errno(result.err().context("read")?)?;
+    ensure!(found == Errno::IO, "{found:?}");
+    let status = zfile.status(ctx)?;
+    ensure!(status.io_errors == 1, "{status}");
+    linear.recover(ctx)
+}

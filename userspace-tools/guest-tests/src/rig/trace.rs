@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What the kernel did, as its own tracepoints tell.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::ctx::Ctx;
+
+const INSTANCES: &str = "/sys/kernel/tracing/instances";
+/// For each CPU: some ten thousand events.
+const BUFFER_KIB: &str = "4096";
+
+/// Events that are recorded from now on until the test ends.
+pub struct Trace {
+    dir: PathBuf,
+}
+
+impl Trace {
+    /// Records each event, `GROUP/NAME`, that its filter lets through; an empty one lets all.
+    pub fn new(ctx: &mut Ctx, events: &[(&str, &str)]) -> Result<Self> {
+        let dir = Path::new(INSTANCES).join(ctx.fresh());
+        fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        let made = dir.clone();
+        ctx.defer("trace", move || Ok(fs::remove_dir(made)?));
+        let trace = Self { dir };
+        trace.set("buffer_size_kb", BUFFER_KIB)?;
+        for (event, filter) in events {
+            if !filter.is_empty() {
+                trace.set(&format!("events/{event}/filter"), filter)?;
+            }
+            trace.set(&format!("events/{event}/enable"), "1")?;
+        }
+        Ok(trace)
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        fs::write(&path, value).with_context(|| format!("{value} > {}", path.display()))
+    }
+
+    /// Forgets what was recorded.
+    pub fn clear(&self) -> Result<()> {
+        self.set("trace", "")
+    }
+
+    /// What was recorded, a line for each event.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        let path = self.dir.join("trace");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let events = text.lines().filter(|line| !line.starts_with('#'));
+        Ok(events.map(str::to_owned).collect())
+    }
+}
