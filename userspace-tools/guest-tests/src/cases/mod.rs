@@ -20,6 +20,7 @@ mod lost;
 mod lsmt;
 mod module;
 mod mutants;
+mod races;
 mod scale;
 mod shapes;
 mod tables;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Case> {
         mutants::cases(),
         faults::cases(),
         live::cases(),
+        races::cases(),
         scale::cases(),
         tool::cases(),
     ]
