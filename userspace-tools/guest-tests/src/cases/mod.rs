@@ -13,6 +13,7 @@ mod faults;
 mod harness;
 mod hostile;
 mod image;
+mod leaks;
 mod lifecycle;
 mod limits;
 mod live;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
         faults::cases(),
         live::cases(),
         races::cases(),
+        leaks::cases(),
         scale::cases(),
         tool::cases(),
     ]

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Much of everything: layers, extents, sizes; and the same again and again, after which the
-//! kernel must have its memory back.
-
-use std::fs;
+//! Much of everything: layers, extents, sizes.
 
 use anyhow::{ensure, Context as _, Result};
 use overlaybd_format::status::LsmtStatus;
 
 use super::lsmt;
-use crate::ctx::{output, Ctx, SECTOR};
-use crate::forge::{self, Codec, Extent, Layer, Zfile};
+use crate::ctx::{Ctx, SECTOR};
+use crate::forge::{self, Extent, Layer};
 use crate::harness::Case;
 use crate::read;
 use crate::rng::Rng;
@@ -26,12 +23,6 @@ pub fn cases() -> Vec<Case> {
         Case::new("scale.a_million_extents_in_255_layers", a_million_in_layers),
         Case::new("scale.size_of_2_50_sectors", size_of_2_50_sectors),
         Case::new("scale.longest_extents", longest_extents),
-        Case::new("scale.memory_after_many_devices", memory_after_many_devices),
-        Case::new(
-            "scale.memory_after_many_refusals",
-            memory_after_many_refusals,
-        ),
-        Case::new("scale.memory_after_many_loads", memory_after_many_loads),
     ]
 }
 
@@ -178,93 +169,4 @@ fn longest_extents(ctx: &mut Ctx) -> Result<()> {
     layer.apply(&mut content);
     let device = lsmt::of_forged(ctx, &[layer])?;
     read::check(&device.path, content, ctx.rng())
-}
-
-/// Memory of the kernel's own that nobody can take back, in KiB.
-fn kernel_memory() -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let of = |name: &str| -> Result<u64> {
-        let line = text.lines().find(|line| line.starts_with(name));
-        let word = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(word.with_context(|| name.to_owned())?.parse()?)
-    };
-    Ok(of("SUnreclaim:")? + of("VmallocUsed:")? + of("Percpu:")?)
-}
-
-/// Does `round` some times to fill what caches there are, then `count` times, after which memory
-/// must not have grown by `limit` KiB.
-fn memory_stays(count: u32, limit: u64, mut round: impl FnMut() -> Result<()>) -> Result<()> {
-    for _ in 0..count / 4 {
-        round()?;
-    }
-    let before = kernel_memory()?;
-    for _ in 0..count {
-        round()?;
-    }
-    let grown = kernel_memory()?.saturating_sub(before);
-    ensure!(
-        grown < limit,
-        "after {count} rounds the kernel holds {grown} KiB more, {} bytes a round",
-        grown * 1024 / u64::from(count)
-    );
-    Ok(())
-}
-
-/// A leak of 8 KiB, the smallest of a device's buffers, would be 640 KiB.
-fn memory_after_many_devices(ctx: &mut Ctx) -> Result<()> {
-    let content = forge::content(64 << 10, ctx.rng());
-    let zfile = Zfile::new(&content, 4096, Codec::Lz4, true).bytes();
-    let disk = ctx.image(&zfile)?;
-    let zfile_params = format!("{} 0 {}", disk.dev, zfile.len());
-    let layer = Layer::new(64 << 10).data(0, &content);
-    let (lsmt_params, sectors) = lsmt::forged(ctx, &[layer])?;
-    memory_stays(80, 512, || {
-        for (kind, params) in [("zfile", &zfile_params), ("lsmt", &lsmt_params)] {
-            let device = ctx.target(sectors, kind, params)?;
-            read::check_once(&device.path, content.clone())?;
-            ctx.remove(&device)?;
-        }
-        Ok(())
-    })
-}
-
-/// The same for constructors that give up half-way.
-fn memory_after_many_refusals(ctx: &mut Ctx) -> Result<()> {
-    let content = forge::content(64 << 10, ctx.rng());
-    let mut zfile = Zfile::new(&content, 4096, Codec::Lz4, true);
-    if let Some(last) = zfile.index.last_mut() {
-        *last += 1;
-    }
-    let zfile = zfile.bytes();
-    let disk = ctx.image(&zfile)?;
-    let zfile_params = format!("{} 0 {}", disk.dev, zfile.len());
-    let good = Layer::new(64 << 10).data(0, &content);
-    let mut bad = good.clone();
-    bad.index[0].place = 1 << 30;
-    let (lsmt_params, sectors) = lsmt::forged(ctx, &[good, bad])?;
-    memory_stays(80, 512, || {
-        for (kind, params) in [("zfile", &zfile_params), ("lsmt", &lsmt_params)] {
-            let device = ctx.device()?;
-            let table = [crate::ctx::target(0, sectors, kind, params)];
-            ensure!(ctx.load(&device, &table).is_err(), "{kind} took a bad file");
-            ctx.remove(&device)?;
-        }
-        Ok(())
-    })
-}
-
-fn memory_after_many_loads(ctx: &mut Ctx) -> Result<()> {
-    let content = forge::content(64 << 10, ctx.rng());
-    let zfile = Zfile::new(&content, 4096, Codec::Zstd, true).bytes();
-    let disk = ctx.image(&zfile)?;
-    let params = format!("{} 0 {}", disk.dev, zfile.len());
-    output(&["modprobe", "dm-overlaybd"])?;
-    memory_stays(20, 1024, || {
-        let device = ctx.target(128, "zfile", &params)?;
-        read::check_once(&device.path, content.clone())?;
-        ctx.remove(&device)?;
-        output(&["rmmod", "dm_overlaybd"])?;
-        output(&["modprobe", "dm-overlaybd"])?;
-        Ok(())
-    })
 }

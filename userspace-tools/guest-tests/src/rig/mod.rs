@@ -3,6 +3,7 @@
 //! What the tests of faults, races and memory are built from: files, devices to put them on, and
 //! readers that are kept busy.
 
+pub mod accounts;
 pub mod blocks;
 pub mod load;
 pub mod lower;
