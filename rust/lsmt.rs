@@ -194,7 +194,8 @@ impl Lsmt {
                     .get(usize::from(layer))
                     .map_or(0, |layer| layer.offset.wrapping_add(sector)),
             };
-            if (segment.start | segment.len | begins) % block != 0 {
+            // Where a segment starts follows from the lengths of those before it.
+            if (segment.len | begins) % block != 0 {
                 dm_err!(
                     Self::NAME,
                     "{name}: extent at sector {} is not aligned to logical blocks of {} bytes",

@@ -90,12 +90,17 @@ fn lsmt_on_large_blocks(ctx: &mut Ctx) -> Result<()> {
         .data(8, &bytes[..8192])
         .data(63, &bytes[..4096]);
     let partial = Layer::new(1 << 20).data(8, &bytes[..8192 + 512]);
+    let odd_end = Layer::new((1 << 20) + 512).data(8, &bytes[..8192]);
+    // Nothing of it is read, wherever it lies.
+    let empty = Layer::new(1 << 20).zeros(8, 16);
     let dir = ctx.scratch()?;
     let cases = [
         (&aligned, 0, true),
         (&aligned, 1, false),
         (&unaligned, 0, false),
         (&partial, 0, false),
+        (&odd_end, 0, false),
+        (&empty, 1, true),
     ];
     for (number, (layer, offset, fits)) in cases.into_iter().enumerate() {
         let file = dir.join(number.to_string());
@@ -110,13 +115,14 @@ fn lsmt_on_large_blocks(ctx: &mut Ctx) -> Result<()> {
             ..LoopSpec::of(file)
         })?)?;
         let params = format!("1 {} {offset} {}", disk.dev, layer_bytes.len());
+        let sectors = layer.virtual_size() / SECTOR;
         if fits {
-            let device = ctx.target(2048, "lsmt", &params)?;
+            let device = ctx.target(sectors, "lsmt", &params)?;
             let mut content = vec![0; 1 << 20];
             layer.apply(&mut content);
             read::check_blocks(&device.path, content, 4096, ctx.rng())?;
         } else {
-            ctx.refused(2048, "lsmt", &params)?
+            ctx.refused(sectors, "lsmt", &params)?
                 .expect(Errno::INVAL, "not aligned to logical block")?;
         }
     }
