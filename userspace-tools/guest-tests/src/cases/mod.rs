@@ -19,6 +19,7 @@ mod limits;
 mod live;
 mod lost;
 mod lsmt;
+mod memory;
 mod module;
 mod mutants;
 mod races;
@@ -55,6 +56,7 @@ pub fn all() -> Vec<Case> {
         faults::cases(),
         live::cases(),
         races::cases(),
+        memory::cases(),
         leaks::cases(),
         scale::cases(),
         tool::cases(),

@@ -105,6 +105,19 @@ impl Memory {
         Ok(memory)
     }
 
+    /// `length` bytes of zeros, of which each page is taken when it is written to.
+    pub fn untouched(length: usize) -> Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: A new mapping, where the kernel likes, changes no other memory.
+        let start = unsafe { mmap_anonymous(null_mut(), length, access, flags)? };
+        Ok(Self {
+            mapping: Mapping::new(start, length)?,
+            skip: 0,
+            length,
+        })
+    }
+
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: The mapping has `length` bytes from `skip` on, and lives as long as `self`.

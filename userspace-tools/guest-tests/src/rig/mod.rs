@@ -9,6 +9,7 @@ pub mod load;
 pub mod lower;
 pub mod map;
 pub mod sample;
+pub mod scarce;
 pub mod trace;
 
 use std::ops::Range;
