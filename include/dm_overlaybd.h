@@ -42,7 +42,6 @@ void *dm_ovbd_page_address(struct page *page);
 struct page *dm_ovbd_virt_to_page(const void *address);
 
 bool dm_ovbd_may_work_here(const struct task_struct *submitter);
-unsigned int dm_ovbd_cpu(void);
 unsigned int dm_ovbd_online_cpus(void);
 void dm_ovbd_cond_resched(void);
 

@@ -37,11 +37,6 @@ bool dm_ovbd_may_work_here(const struct task_struct *submitter)
 	       !bio_in_atomic();
 }
 
-unsigned int dm_ovbd_cpu(void)
-{
-	return raw_smp_processor_id();
-}
-
 unsigned int dm_ovbd_online_cpus(void)
 {
 	return num_online_cpus();

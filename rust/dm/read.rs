@@ -23,7 +23,7 @@ use super::{
     reserve::Buffer,
     segments::Segments,
     target::Target,
-    work::{WorkItem, WorkQueue},
+    work::WorkQueue,
 };
 use crate::bindings;
 use core::{
@@ -34,6 +34,7 @@ use kernel::{
     ffi::c_void,
     sync::atomic::{ordering, Atomic},
     task::Task,
+    types::Opaque,
 };
 
 /// How many parts a read may be split into.
@@ -49,9 +50,6 @@ pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
 
     /// Into how many parts a read is to be split: 1 to [`MAX_PARTS`].
     fn parts(&self, job: &Self::Job) -> usize;
-
-    /// Whether a read that is not split takes less time than to wake a thread.
-    fn is_small(&self, job: &Self::Job) -> bool;
 
     /// Fills the bio's part number `part` from `data`, which was read from below.
     /// Task context; may wait for the CPU, but not for I/O or memory.
@@ -75,7 +73,7 @@ pub(crate) struct Extent {
 #[repr(C)]
 struct Part<T: Reader> {
     /// The first field, so that a pointer to it is one to the part.
-    item: WorkItem,
+    work: Opaque<bindings::work_struct>,
     read: *mut InFlight<T>,
     index: u32,
 }
@@ -179,12 +177,9 @@ impl<T: Reader> InFlight<T> {
         };
         // SAFETY: The target outlives the read.
         let target = unsafe { &*read.target };
-        let (count, small) = match read.below {
-            Status::OK => match target.parts(&read.job).clamp(1, MAX_PARTS) {
-                1 => (1, target.is_small(&read.job)),
-                count => (count, false),
-            },
-            _ => (1, true),
+        let count = match read.below {
+            Status::OK => target.parts(&read.job).clamp(1, MAX_PARTS),
+            _ => 1,
         };
         // SAFETY: It only looks at the current task.
         let here = unsafe { bindings::dm_ovbd_may_work_here(read.submitter) };
@@ -193,13 +188,7 @@ impl<T: Reader> InFlight<T> {
         // SAFETY: `count` parts are prepared, and none of them was run. Part 0 is not
         // queued if it is run here.
         unsafe {
-            if small && !here {
-                target.queue().queue_small(Self::item(read, 0));
-                return;
-            }
-            for index in usize::from(here)..count {
-                target.queue().queue(Self::item(read, index));
-            }
+            Self::queue(read, usize::from(here), count, target.queue());
             if here {
                 Self::run(read, 0);
             }
@@ -211,29 +200,30 @@ impl<T: Reader> InFlight<T> {
         let read = ptr::from_mut(self);
         for (index, slot) in (0..).zip(self.parts.iter_mut().take(count)) {
             let part = slot.write(Part {
-                item: WorkItem::uninit(),
+                work: Opaque::uninit(),
                 read,
                 index,
             });
-            part.item.init(Self::work);
+            // SAFETY: The work item stays in place until it has run.
+            unsafe { bindings::dm_ovbd_init_work(part.work.get(), Some(Self::work)) };
         }
         // INVARIANT: None of the parts has finished.
         self.pending.store(count as u32, ordering::Relaxed);
     }
 
-    /// The work item of part number `index`.
+    /// Queues the parts from number `first` up to `end`.
     ///
     /// # Safety
     ///
-    /// The part is prepared.
-    unsafe fn item(read: *mut Self, index: usize) -> *mut WorkItem {
-        // SAFETY: The part is pending, which keeps the read alive. A part begins with its
-        // work item.
-        unsafe {
-            (&raw mut (*read).parts)
-                .cast::<Part<T>>()
-                .add(index)
-                .cast::<WorkItem>()
+    /// These parts are prepared, and neither queued nor run. `read` is not used after
+    /// the call, but for a part before `first`.
+    unsafe fn queue(read: *mut Self, first: usize, end: usize, queue: &WorkQueue) {
+        for index in first..end {
+            // SAFETY: The part is pending, which keeps the read alive, until it is queued.
+            unsafe {
+                let part = (&raw mut (*read).parts).cast::<Part<T>>().add(index);
+                queue.queue(Opaque::cast_into(&raw const (*part).work));
+            }
         }
     }
 
@@ -241,7 +231,7 @@ impl<T: Reader> InFlight<T> {
     ///
     /// Only called by a work queue, for the work item of a part.
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
-        const { assert!(offset_of!(Part<T>, item) == 0) };
+        const { assert!(offset_of!(Part<T>, work) == 0) };
         // SAFETY: The work item is the first field of a `Part`, which is pending.
         let part = unsafe { &*work.cast::<Part<T>>() };
         // SAFETY: The part is pending, and its work item runs once.

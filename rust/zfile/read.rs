@@ -20,7 +20,7 @@ use crate::dm::{
     work::{online_cpus, WorkQueue},
 };
 use crate::format::{
-    zfile::{block_crc, Algorithm, BLOCK_CRC_LEN},
+    zfile::{block_crc, BLOCK_CRC_LEN},
     Bytes, SECTOR,
 };
 use core::ops::Range;
@@ -42,9 +42,6 @@ const MAX_OUTPUT: Bytes = 1024 * 1024;
 
 /// The least output that is worth waking another CPU for, in bytes.
 const MIN_PART: Bytes = 32 * 1024;
-
-/// The most output of LZ4 that takes less time than to wake a thread, in bytes.
-const SMALL: Bytes = 16 * 1024;
 
 /// The unit of compression, a power of two: turns bytes of the original file into
 /// blocks and back.
@@ -384,12 +381,6 @@ impl Reader for Zfile {
 
     fn parts(&self, job: &Job) -> usize {
         job.parts
-    }
-
-    fn is_small(&self, job: &Job) -> bool {
-        let content = self.content(&job.blocks);
-        self.file.algorithm() == Algorithm::Lz4
-            && content.end.saturating_sub(content.start) <= SMALL
     }
 
     fn process(&self, job: &Job, data: &[u8], bio: Segments<'_>, part: u32) {
