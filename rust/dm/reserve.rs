@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! A device's reserve: the buffer with which it makes progress when there is no
-//! memory.
+//! A device's buffers, and with them its reserve: the one with which it makes
+//! progress when there is no memory.
 //!
-//! A read takes the reserve if it is idle and large enough, which costs
-//! nothing; otherwise pages from the allocator; and if there are none, it waits
-//! for the reserve, in `map`, as with a mempool. A read that holds the reserve
-//! depends on nothing but the device below and a work item that waits for
-//! neither I/O nor memory, so that it is given back. A read has its whole buffer
-//! or none of it: two that have halves cannot wait for each other.
+//! A read takes what is idle and large enough, which costs next to nothing;
+//! otherwise pages from the allocator; and if there are none, it waits for the
+//! reserve, in `map`, as with a mempool. A read that holds the reserve depends on
+//! nothing but the device below and a work item that waits for neither I/O nor
+//! memory, so that it is given back. A read has its whole buffer or none of it:
+//! two that have halves cannot wait for each other.
+//!
+//! A few single pages stay with the device when a read gives them back: kernels
+//! that clear what they allocate would spend more on a page than on all the
+//! rest of the way to the device below.
 //!
 //! Waiting in `map` is safe although the task may have bios queued that it has
 //! not yet submitted: the block layer submits what a bio caused below before
@@ -18,26 +22,36 @@ use super::pages::Pages;
 use crate::bindings;
 use kernel::{
     new_condvar, new_spinlock,
+    page::PAGE_SIZE,
     prelude::*,
     sync::{Arc, CondVar, SpinLock},
 };
 
-/// The reserve of one device. Used in task context only.
+/// How many single pages stay with a device.
+const SPARE_PAGES: usize = 8;
+
+/// The buffers of one device. Used in task context only.
 #[pin_data]
 pub(crate) struct Reserve {
     #[pin]
-    idle: SpinLock<Option<Pages>>,
+    idle: SpinLock<Idle>,
     #[pin]
     returned: CondVar,
     bytes: usize,
 }
 
-/// A buffer for one read: pages of its own, or the reserve, to which it goes
-/// back when it is dropped.
+/// What no read has.
+struct Idle {
+    reserve: Option<Pages>,
+    /// Never grows beyond its capacity.
+    spare: KVec<Pages>,
+}
+
+/// A buffer for one read; back with its device when it is dropped.
 pub(crate) struct Buffer {
     /// Something until the buffer is dropped.
     pages: Option<Pages>,
-    lender: Option<Arc<Reserve>>,
+    owner: Arc<Reserve>,
 }
 
 impl Buffer {
@@ -67,10 +81,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let (Some(pages), Some(reserve)) = (self.pages.take(), self.lender.take()) {
-            *reserve.idle.lock() = Some(pages);
-            reserve.returned.notify_one();
-        }
+        // What the device does not keep is freed after the lock is given back.
+        let _surplus = self.pages.take().and_then(|pages| self.owner.put(pages));
     }
 }
 
@@ -81,11 +93,15 @@ impl Reserve {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(bytes: usize) -> Result<Arc<Self>> {
-        let pages = Pages::new(Pages::order(bytes))?;
-        let bytes = pages.len();
+        let reserve = Pages::new(Pages::order(bytes))?;
+        let bytes = reserve.len();
+        let idle = Idle {
+            reserve: Some(reserve),
+            spare: KVec::with_capacity(SPARE_PAGES, GFP_KERNEL)?,
+        };
         Arc::pin_init(
             pin_init!(Self {
-                idle <- new_spinlock!(Some(pages)),
+                idle <- new_spinlock!(idle),
                 returned <- new_condvar!(),
                 bytes,
             }),
@@ -102,36 +118,57 @@ impl Reserve {
         least: usize,
         wait: bool,
     ) -> Option<Buffer> {
-        if want <= self.bytes {
-            if let Some(pages) = self.idle.lock().take() {
-                return Some(self.lend(pages));
-            }
-        }
+        let pages = self.take_idle(want);
         // From the best fit down: a smaller buffer makes a shorter read.
         let mut orders = (Pages::order(least)..=Pages::order(want)).rev();
-        if let Some(pages) = orders.find_map(Pages::try_new) {
-            return Some(Buffer {
-                pages: Some(pages),
-                lender: None,
-            });
+        let pages = pages.or_else(|| orders.find_map(Pages::try_new));
+        Some(Buffer {
+            pages: Some(match pages {
+                Some(pages) => pages,
+                None => self.wait_for_reserve(wait)?,
+            }),
+            owner: self.clone(),
+        })
+    }
+
+    /// What is idle and holds `want` bytes.
+    fn take_idle(&self, want: usize) -> Option<Pages> {
+        if want > self.bytes {
+            return None;
         }
         let mut idle = self.idle.lock();
+        let spare = if want <= PAGE_SIZE {
+            idle.spare.pop()
+        } else {
+            None
+        };
+        spare.or_else(|| idle.reserve.take())
+    }
+
+    /// The reserve, when it is idle.
+    fn wait_for_reserve(&self, wait: bool) -> Option<Pages> {
+        let mut idle = self.idle.lock();
         loop {
-            if let Some(pages) = idle.take() {
-                drop(idle);
-                return Some(self.lend(pages));
-            }
-            if !wait {
-                return None;
+            let pages = idle.reserve.take();
+            if pages.is_some() || !wait {
+                return pages;
             }
             self.returned.wait(&mut idle);
         }
     }
 
-    fn lend(self: &Arc<Self>, pages: Pages) -> Buffer {
-        Buffer {
-            pages: Some(pages),
-            lender: Some(self.clone()),
+    /// Takes a buffer back; returns it if it is not to be kept.
+    fn put(&self, pages: Pages) -> Option<Pages> {
+        let mut idle = self.idle.lock();
+        // Whichever buffer of that length comes first: they are all alike.
+        if pages.len() == self.bytes && idle.reserve.is_none() {
+            idle.reserve = Some(pages);
+            self.returned.notify_one();
+            return None;
         }
+        if pages.len() == PAGE_SIZE {
+            return idle.spare.push_within_capacity(pages).err().map(|full| full.0);
+        }
+        Some(pages)
     }
 }
