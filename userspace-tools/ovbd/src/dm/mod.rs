@@ -3,10 +3,12 @@
 //! Device-mapper: devices made of tables, through the ioctls of `/dev/mapper/control`.
 //!
 //! Only what this tool needs, because the crates that offer the interface build with libclang or
-//! link libdevmapper, and neither suits a static tool for an initramfs. The bytes are in [`wire`],
-//! the conversation with udev in [`udev`], nodes in `/dev/mapper` in [`node`].
+//! link libdevmapper, and neither suits a static tool for an initramfs. The bytes are in `wire`, the
+//! conversation with udev in [`udev`], nodes in `/dev/mapper` in [`node`].
 
+mod error;
 pub mod kmsg;
+mod names;
 pub mod node;
 pub mod udev;
 mod wire;
@@ -14,16 +16,16 @@ mod wire;
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::str::FromStr;
 
 use rustix::io::Errno;
 
-use crate::error::ExitCode;
 use crate::sys::{DmControl, DM_CONTROL_MINOR, MISC_MAJOR};
 use kmsg::KernelLog;
 use udev::Udev;
 use wire::{flags, Buffer, Command};
 
+pub use error::Error;
+pub use names::{DevNo, Id, Info, Name};
 pub use wire::Target;
 
 const CONTROL: &str = "/dev/mapper/control";
@@ -32,210 +34,6 @@ const CONTROL: &str = "/dev/mapper/control";
 const ROOM: usize = 16 << 10;
 /// More room than any answer needs: 255 layers take 20 KiB.
 const ROOM_MAX: usize = 64 << 20;
-
-/// The name of a device: 1 to 127 of `A-Z a-z 0-9 # + - . : = @ _`, not starting with `-` or `.`.
-///
-/// These are the characters that udev and libdm pass on unchanged.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
-
-impl Name {
-    /// Checks a name.
-    pub fn new(name: impl Into<String>) -> Result<Self, Error> {
-        let name = name.into();
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"#+-.:=@_".contains(&b);
-        let fits = (1..=wire::NAME_MAX).contains(&name.len());
-        if fits && name.bytes().all(plain) && !name.starts_with(['-', '.']) && name != "control" {
-            Ok(Self(name))
-        } else {
-            Err(Error::BadName { name })
-        }
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Name {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Self::new(text)
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What device-mapper says about a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// Its name.
-    pub name: String,
-    /// Its UUID, empty if it has none.
-    pub uuid: String,
-    /// Its device number, as `stat` gives it.
-    pub dev: u64,
-    /// How often it is open, by mounts, by devices on top of it and by programs.
-    pub open_count: u32,
-    /// It has a live table: reads are served.
-    pub live: bool,
-    /// A table is loaded and waits for a resume.
-    pub inactive: bool,
-    /// It is suspended: reads wait.
-    pub suspended: bool,
-    /// It cannot be written.
-    pub read_only: bool,
-    /// The kernel will remove it when it is closed for the last time.
-    pub deferred_remove: bool,
-}
-
-/// Which device a request is about.
-#[derive(Clone, Copy, Debug)]
-pub enum Id<'a> {
-    /// By name.
-    Name(&'a str),
-    /// By UUID.
-    Uuid(&'a str),
-    /// By device number.
-    Dev(u64),
-}
-
-impl From<u64> for Id<'_> {
-    fn from(dev: u64) -> Self {
-        Self::Dev(dev)
-    }
-}
-
-impl Id<'_> {
-    fn request(self) -> Buffer {
-        match self {
-            Self::Name(name) => Buffer::new().name(name),
-            Self::Uuid(uuid) => Buffer::new().uuid(uuid),
-            Self::Dev(dev) => Buffer::new().dev(dev),
-        }
-    }
-}
-
-impl fmt::Display for Id<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(text) | Self::Uuid(text) => f.write_str(text),
-            Self::Dev(dev) => DevNo(*dev).fmt(f),
-        }
-    }
-}
-
-/// A device number, printed as `major:minor`, which is also how tables name devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DevNo(pub u64);
-
-impl fmt::Display for DevNo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}",
-            rustix::fs::major(self.0),
-            rustix::fs::minor(self.0)
-        )
-    }
-}
-
-/// What device-mapper refuses, or cannot do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A name that cannot be a device's.
-    #[error(
-        "\"{name}\" cannot be a device name: use 1 to 127 letters, digits and # + - . : = @ _, \
-         not starting with - or ."
-    )]
-    BadName {
-        /// The name.
-        name: String,
-    },
-    /// The control node does not open.
-    #[error("{CONTROL}: cannot open: {0}{remedy}", remedy = control_remedy(.0))]
-    Control(io::Error),
-    /// A target is not known to the kernel, and loading its module did not help.
-    #[error(
-        "the kernel has no device-mapper target \"{target}\": load it with `modprobe dm-{target}`"
-    )]
-    NoTarget {
-        /// Its name.
-        target: String,
-    },
-    /// A request failed.
-    #[error("{device}: cannot {action}: {source}{log}", log = Bracketed(.log))]
-    Request {
-        /// Name, UUID or number of the device.
-        device: String,
-        /// What was asked.
-        action: &'static str,
-        /// Why the kernel refused.
-        source: io::Error,
-        /// What it wrote to its log meanwhile.
-        log: Vec<String>,
-    },
-}
-
-struct Bracketed<'a>(&'a [String]);
-
-impl fmt::Display for Bracketed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        write!(f, " (kernel log: {})", self.0.join("; "))
-    }
-}
-
-fn control_remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => " (device-mapper needs root)",
-        _ => " (is device-mapper in this kernel? Try `modprobe dm-mod`)",
-    }
-}
-
-impl Error {
-    /// A request about `id` that failed with `errno`.
-    pub(crate) fn request(id: Id<'_>, action: &'static str, errno: Errno) -> Self {
-        Self::Request {
-            device: id.to_string(),
-            action,
-            source: errno.into(),
-            log: Vec::new(),
-        }
-    }
-
-    /// The system's error number, if a request failed.
-    pub fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Request { source, .. } => Errno::from_io_error(source),
-            _ => None,
-        }
-    }
-
-    /// The exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::BadName { .. } => ExitCode::Usage,
-            Self::Control(e) if e.kind() == io::ErrorKind::PermissionDenied => ExitCode::Permission,
-            Self::Control(_) | Self::NoTarget { .. } => ExitCode::Unsupported,
-            Self::Request { .. } => match self.errno() {
-                Some(Errno::BUSY) => ExitCode::Busy,
-                Some(Errno::PERM | Errno::ACCESS) => ExitCode::Permission,
-                Some(Errno::NXIO) => ExitCode::NotFound,
-                _ => ExitCode::Failure,
-            },
-        }
-    }
-}
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -469,50 +267,4 @@ fn make_control(path: &Path) -> bool {
         rustix::fs::makedev(MISC_MAJOR, DM_CONTROL_MINOR),
     )
     .is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        for good in ["web", "a", "app:1.2_x@y=z+#-", &"x".repeat(127)] {
-            assert_eq!(Name::new(good).unwrap().as_str(), good);
-        }
-        for bad in [
-            "",
-            "a/b",
-            "a b",
-            "..",
-            "-x",
-            "control",
-            "ä",
-            "a\n",
-            &"x".repeat(128),
-        ] {
-            let error = Name::new(bad).unwrap_err();
-            assert_eq!(error.exit_code(), ExitCode::Usage, "{bad}");
-        }
-    }
-
-    #[test]
-    fn device_numbers_print_as_tables_name_them() {
-        assert_eq!(DevNo(rustix::fs::makedev(253, 300)).to_string(), "253:300");
-    }
-
-    #[test]
-    fn a_refused_table_is_explained() {
-        let error = Error::Request {
-            device: "253:4".into(),
-            action: "load the table",
-            source: io::Error::from_raw_os_error(22),
-            log: vec!["zfile: Index checksum mismatch".into()],
-        };
-        assert_eq!(
-            error.to_string(),
-            "253:4: cannot load the table: Invalid argument (os error 22) \
-             (kernel log: zfile: Index checksum mismatch)"
-        );
-    }
 }

@@ -103,7 +103,7 @@ impl Udev {
             return action(FLAGS << FLAGS_SHIFT).map(|(value, _)| value);
         };
         cookie.add(1);
-        let result = action(FLAGS << FLAGS_SHIFT | u32::from(cookie.id));
+        let result = action((FLAGS << FLAGS_SHIFT) | u32::from(cookie.id));
         if !matches!(result, Ok((_, true))) {
             cookie.add(-1);
         }
@@ -200,7 +200,7 @@ impl Drop for Cookie {
 }
 
 fn key(id: u16) -> u32 {
-    COOKIE_MAGIC << 16 | u32::from(id)
+    (COOKIE_MAGIC << 16) | u32::from(id)
 }
 
 /// Removes cookies of processes that died.

@@ -9,9 +9,11 @@
 //! What is bound is found again by asking the kernel which file it is (device and inode), so that
 //! several images use one loop device for a file, and no record of ours can be wrong.
 
+mod sysfs;
+
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -21,12 +23,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, SeekFrom};
 use rustix::io::Errno;
 
-use crate::dm::{node, DevNo};
+use crate::dm::node;
 use crate::error::ExitCode;
 use crate::sys::{
-    LoopControl, LoopNode, LOOP_CONFIG_LEN, LOOP_CONTROL_MINOR, LOOP_INFO_LEN, LOOP_MAJOR,
-    MISC_MAJOR,
+    LoopControl, LoopNode, LOOP_CONFIG_LEN, LOOP_CONTROL_MINOR, LOOP_INFO_LEN, MISC_MAJOR,
 };
+
+pub use sysfs::{all_bound, is_autoclear, is_bound, is_loop, Bound};
 
 const CONTROL: &str = "/dev/loop-control";
 
@@ -302,7 +305,7 @@ impl Loops {
 fn open_node(number: u32) -> io::Result<LoopNode> {
     let path = node_path(number);
     LoopNode::open(&path).or_else(|error| {
-        let Some(dev) = sysfs_dev(number).filter(|_| error.kind() == io::ErrorKind::NotFound)
+        let Some(dev) = sysfs::dev(number).filter(|_| error.kind() == io::ErrorKind::NotFound)
         else {
             return Err(error);
         };
@@ -316,29 +319,6 @@ pub fn node_path(number: u32) -> PathBuf {
     PathBuf::from(format!("/dev/loop{number}"))
 }
 
-fn sysfs(number: u32) -> PathBuf {
-    PathBuf::from(format!("/sys/block/loop{number}"))
-}
-
-fn sysfs_dev(number: u32) -> Option<u64> {
-    let text = fs::read_to_string(sysfs(number).join("dev")).ok()?;
-    let (major, minor) = text.trim().split_once(':')?;
-    Some(rustix::fs::makedev(
-        major.parse().ok()?,
-        minor.parse().ok()?,
-    ))
-}
-
-/// Numbers of the bound loop devices.
-fn bound() -> impl Iterator<Item = u32> {
-    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        name.strip_prefix("loop")?.parse().ok()
-    });
-    numbers.filter(|&number| sysfs(number).join("loop").exists())
-}
-
 /// Opens a loop device, if it is bound.
 fn open_bound(number: u32) -> Option<LoopDevice> {
     let node = LoopNode::open(&node_path(number)).ok()?;
@@ -349,55 +329,11 @@ fn open_bound(number: u32) -> Option<LoopDevice> {
 /// The bound loop devices by their files.
 fn by_file() -> BTreeMap<FileId, Vec<u32>> {
     let mut files: BTreeMap<FileId, Vec<u32>> = BTreeMap::new();
-    for device in bound().filter_map(open_bound) {
+    for device in sysfs::bound().filter_map(open_bound) {
         let numbers = files.entry(device.info.file).or_default();
         numbers.push(device.number);
     }
     files
-}
-
-/// A loop device as sysfs describes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bound {
-    /// The path of its file, as the kernel tells it.
-    pub file: Option<PathBuf>,
-    /// Whether reads go past the page cache.
-    pub direct_io: bool,
-}
-
-/// The bound loop devices by device number, without opening any.
-pub fn all_bound() -> BTreeMap<u64, Bound> {
-    let attribute = |number, name: &str| {
-        let text = fs::read_to_string(sysfs(number).join("loop").join(name)).ok()?;
-        Some(text.trim_end_matches('\n').to_owned())
-    };
-    let describe = |number| {
-        let file = attribute(number, "backing_file").map(PathBuf::from);
-        let direct_io = attribute(number, "dio").is_some_and(|dio| dio == "1");
-        Some((sysfs_dev(number)?, Bound { file, direct_io }))
-    };
-    bound().filter_map(describe).collect()
-}
-
-/// Whether `dev` is the number of a loop device.
-pub fn is_loop(dev: u64) -> bool {
-    rustix::fs::major(dev) == LOOP_MAJOR
-}
-
-/// Where sysfs describes what the loop device `dev` is bound to; not there if it is not bound.
-fn binding_folder(dev: u64) -> PathBuf {
-    PathBuf::from(format!("/sys/dev/block/{}/loop", DevNo(dev)))
-}
-
-/// Whether the loop device `dev` is bound to a file.
-pub fn is_bound(dev: u64) -> bool {
-    binding_folder(dev).exists()
-}
-
-/// Whether the kernel frees the loop device `dev` with its last user.
-pub fn is_autoclear(dev: u64) -> bool {
-    let attribute = binding_folder(dev).join("autoclear");
-    fs::read_to_string(attribute).is_ok_and(|text| text.trim() == "1")
 }
 
 #[cfg(test)]

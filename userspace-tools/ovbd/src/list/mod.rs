@@ -2,13 +2,13 @@
 
 //! What is set up on this host, as device-mapper, loop and the list of mounts tell it.
 
+mod model;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use overlaybd_format::status::{LsmtStatus, ZfileStatus};
 use overlaybd_format::table::{LsmtArgs, ZfileArgs};
 use overlaybd_format::SECTOR;
-use serde::Serialize;
 
 use crate::dm::node::mapper_path;
 use crate::dm::{DevNo, Dm, Id, Info, Name, Target};
@@ -17,8 +17,9 @@ use crate::error::ExitCode;
 use crate::identity::Role;
 use crate::loopdev;
 use crate::mount;
-use crate::output::paths;
 use crate::Result;
+
+pub use model::{Image, ImageCounters, Inner, LayerCounters, Listing, Lower, State};
 
 /// Why there is nothing to say.
 #[derive(Debug, thiserror::Error)]
@@ -34,158 +35,6 @@ impl ListError {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::NotFound
     }
-}
-
-/// How far a device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// It serves reads.
-    Live,
-    /// Reads wait until it is resumed.
-    Suspended,
-    /// It has no live table: the process that made it was killed. `up` goes on, `down` removes it.
-    Incomplete,
-    /// It will be removed when its last user goes.
-    Leaving,
-}
-
-impl State {
-    fn of(role: Role, info: &Info) -> Self {
-        if !info.live {
-            Self::Incomplete
-        } else if info.suspended {
-            Self::Suspended
-        } else if info.deferred_remove && role == Role::Image {
-            // All layers are to be removed with their last user; that says nothing about them.
-            Self::Leaving
-        } else {
-            Self::Live
-        }
-    }
-
-    /// A word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::Suspended => "suspended",
-            Self::Incomplete => "incomplete",
-            Self::Leaving => "leaving",
-        }
-    }
-}
-
-/// All that is set up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Listing {
-    /// The images, by name.
-    pub images: Vec<Image>,
-    /// The inner devices, by name.
-    pub layers: Vec<Inner>,
-}
-
-/// An image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Image {
-    /// Its name.
-    pub name: String,
-    /// The path of its device.
-    #[serde(serialize_with = "paths::one")]
-    pub device: PathBuf,
-    /// The device's number, `major:minor`.
-    pub number: String,
-    /// Its UUID.
-    pub uuid: String,
-    /// How far it is.
-    pub state: State,
-    /// Size of the disk in bytes.
-    pub bytes: u64,
-    /// How often it is open.
-    pub open_count: u32,
-    /// Where this process sees it mounted.
-    #[serde(serialize_with = "paths::many")]
-    pub mounts: Vec<PathBuf>,
-    /// What its layers lie on, bottom first.
-    pub layers: Vec<Lower>,
-    /// What it has counted.
-    pub counters: Option<ImageCounters>,
-}
-
-/// An inner device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Inner {
-    /// Its name.
-    pub name: String,
-    /// What it is: `zfile` or `joined`.
-    pub role: &'static str,
-    /// Its number, `major:minor`.
-    pub number: String,
-    /// Its UUID.
-    pub uuid: String,
-    /// How far it is.
-    pub state: State,
-    /// How often it is open.
-    pub open_count: u32,
-    /// The devices that stand on it, by name.
-    pub used_by: Vec<String>,
-    /// What it stands on.
-    pub lowers: Vec<Lower>,
-    /// It does not check the CRCs of blocks.
-    pub ignore_crc: bool,
-    /// What it has counted.
-    pub counters: Option<LayerCounters>,
-}
-
-/// What a device stands on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Lower {
-    /// Its number, `major:minor`.
-    pub number: String,
-    /// Its name, if it is one of our devices.
-    pub name: Option<String>,
-    /// The file on it, if it is a loop device.
-    #[serde(serialize_with = "paths::perhaps")]
-    pub file: Option<PathBuf>,
-    /// Whether the file is read past the page cache.
-    pub direct_io: Option<bool>,
-}
-
-/// What an image has counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct ImageCounters {
-    /// Pieces of the disk that lie in one place.
-    pub extents: u64,
-    /// Reads.
-    pub reads: u64,
-    /// Sectors read that are in no layer.
-    pub zero_sectors: u64,
-    /// Reads of a layer's last sector that is not full.
-    pub tail_sectors: u64,
-}
-
-/// What a compressed layer has counted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LayerCounters {
-    /// How blocks are compressed.
-    pub algorithm: &'static str,
-    /// Bytes in a block.
-    pub block_size: u64,
-    /// Number of blocks.
-    pub blocks: u64,
-    /// Bytes of what it decompresses to.
-    pub bytes: u64,
-    /// Sectors read from the device below.
-    pub read_sectors: u64,
-    /// Bytes that decompression yielded.
-    pub decompressed_bytes: u64,
-    /// Blocks that did not have to be decompressed again.
-    pub cache_hits: u64,
-    /// Blocks whose CRC was wrong.
-    pub crc_errors: u64,
-    /// Blocks that could not be decompressed.
-    pub decompress_errors: u64,
-    /// Reads that the device below failed.
-    pub io_errors: u64,
 }
 
 /// Lists all images and layers.
@@ -417,40 +266,5 @@ mod tests {
             tail_sectors: 0,
         };
         assert_eq!(image_counters(line), Some(expected));
-    }
-
-    #[test]
-    fn states() {
-        let info = |live, suspended, deferred_remove| Info {
-            name: "x".into(),
-            uuid: String::new(),
-            dev: 0,
-            open_count: 0,
-            live,
-            inactive: false,
-            suspended,
-            read_only: true,
-            deferred_remove,
-        };
-        assert_eq!(
-            State::of(Role::Image, &info(true, false, false)),
-            State::Live
-        );
-        assert_eq!(
-            State::of(Role::Image, &info(true, true, false)),
-            State::Suspended
-        );
-        assert_eq!(
-            State::of(Role::Image, &info(false, false, false)),
-            State::Incomplete
-        );
-        assert_eq!(
-            State::of(Role::Image, &info(true, false, true)),
-            State::Leaving
-        );
-        assert_eq!(
-            State::of(Role::Zfile, &info(true, false, true)),
-            State::Live
-        );
     }
 }
