@@ -61,6 +61,10 @@ pub enum Error {
     #[error(transparent)]
     Dm(#[from] crate::dm::Error),
 
+    /// A blob or an image of the store is not what it should be.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+
     /// A loop device could not be had.
     #[error(transparent)]
     Loop(#[from] crate::loopdev::Error),
@@ -120,6 +124,7 @@ impl Error {
             Self::List(error) => error.exit_code(),
             Self::Mount(error) => error.exit_code(),
             Self::Dm(error) => error.exit_code(),
+            Self::Store(error) => error.exit_code(),
             Self::Loop(error) => error.exit_code(),
             Self::Output(_) => ExitCode::Failure,
         }

@@ -5,11 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 /// A SHA-256 digest; as text `sha256:` and 64 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 /// What every digest that we know begins with.
@@ -20,18 +20,42 @@ impl Digest {
     pub fn of(hash: Sha256) -> Self {
         Self(hash.finalize().into())
     }
+
+    /// The digest of `bytes`.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The 64 digits without `sha256:`, which are safe as a file name.
+    pub fn hex(&self) -> String {
+        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble & 15)]);
+        let pairs = self.0.iter().flat_map(|byte| [byte >> 4, *byte]);
+        pairs.map(digit).collect()
+    }
+
+    /// Parses what [`hex`](Self::hex) wrote: lower case only, so that a digest has one name.
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let digest: Self = format!("{PREFIX}{hex}").parse().ok()?;
+        (digest.hex() == hex).then_some(digest)
+    }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(PREFIX)?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{PREFIX}{}", self.hex())
     }
 }
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
     }
 }
 
@@ -69,6 +93,20 @@ mod tests {
         assert_eq!(digest, Digest::of(Sha256::new()));
         assert_eq!(digest.to_string(), EMPTY);
         assert_eq!(EMPTY.replace('e', "E").parse(), Ok(digest));
+        assert_eq!(digest, Digest::of_bytes(b""));
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(json, format!("\"{EMPTY}\""));
+        assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        assert!(serde_json::from_str::<Digest>("\"sha256:1\"").is_err());
+    }
+
+    #[test]
+    fn a_digest_has_one_file_name() {
+        let digest = Digest::of_bytes(b"");
+        assert_eq!(digest.hex(), EMPTY[7..]);
+        assert_eq!(Digest::from_hex(&digest.hex()), Some(digest));
+        assert_eq!(Digest::from_hex(&digest.hex().to_uppercase()), None);
+        assert_eq!(Digest::from_hex("../lock"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@
 mod sysfs;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -324,6 +324,11 @@ fn open_bound(number: u32) -> Option<LoopDevice> {
     let node = LoopNode::open(&node_path(number)).ok()?;
     // ENXIO: it is not bound.
     LoopDevice::new(node, number).ok()
+}
+
+/// The files that loop devices are bound to, as far as the devices may be opened.
+pub fn backing_files() -> BTreeSet<FileId> {
+    by_file().into_keys().collect()
 }
 
 /// The bound loop devices by their files.

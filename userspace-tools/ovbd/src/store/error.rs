@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What goes wrong with a store.
+
+use std::path::PathBuf;
+
+use crate::error::ExitCode;
+use crate::image::digest::Digest;
+
+/// What goes wrong with a store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A blob has another length than was announced.
+    #[error("{digest}: has {found} bytes, and {expected} were announced")]
+    Size {
+        /// The blob.
+        digest: Digest,
+        /// What there is.
+        found: u64,
+        /// What was announced.
+        expected: u64,
+    },
+    /// The bytes that arrived are not those of the digest. They were removed.
+    #[error("{expected}: what arrived has the digest {found}; it was thrown away")]
+    Digest {
+        /// The blob that was wanted.
+        expected: Digest,
+        /// The digest of what arrived.
+        found: Digest,
+    },
+    /// An image cannot be recorded before its layers are there.
+    #[error("{reference}: layer {digest} is not in the store; pull the image again")]
+    Incomplete {
+        /// The image.
+        reference: String,
+        /// The layer.
+        digest: Digest,
+    },
+    /// There is no such image.
+    #[error("{0}: no such image is in the store; `ovbd images` lists those that are")]
+    NoImage(String),
+    /// A layer is of a kind that cannot be used.
+    #[error("{reference}: layer {digest}: {reason}")]
+    Layer {
+        /// The image.
+        reference: String,
+        /// The layer.
+        digest: Digest,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A record was changed by something else.
+    #[error("{path}: is no record of an image: {source}; remove it and pull the image again", path = path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What was expected.
+        source: serde_json::Error,
+    },
+}
+
+impl StoreError {
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NoImage(_) | Self::Incomplete { .. } => ExitCode::NotFound,
+            Self::Size { .. } | Self::Digest { .. } | Self::Layer { .. } | Self::Record { .. } => {
+                ExitCode::Invalid
+            }
+        }
+    }
+}

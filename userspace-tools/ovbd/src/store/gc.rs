@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Removing images, and blobs that nothing needs.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{entries, remove, try_flock, Store, StoreError};
+use crate::image::digest::Digest;
+use crate::loopdev::{self, FileId};
+use crate::reference::Reference;
+use crate::{Error, Result};
+
+/// What was removed, and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Garbage {
+    /// Removed, or with a dry run to be removed.
+    pub removed: Vec<Removed>,
+    /// Blobs that no image has, but a loop device.
+    pub in_use: Vec<Removed>,
+}
+
+/// A file that nothing in the store needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Removed {
+    /// The blob.
+    pub digest: Digest,
+    /// What it takes on disk.
+    pub bytes: u64,
+    /// It had not arrived completely.
+    pub partial: bool,
+}
+
+impl Garbage {
+    /// What removing gained, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.removed.iter().map(|removed| removed.bytes).sum()
+    }
+}
+
+/// Files that loop devices are on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InUse {
+    pub(super) files: BTreeSet<FileId>,
+    pub(super) paths: BTreeSet<PathBuf>,
+}
+
+impl InUse {
+    /// Asks the kernel. A device that may not be opened tells only its path.
+    fn ask() -> Self {
+        let bound = loopdev::all_bound().into_values();
+        Self {
+            files: loopdev::backing_files(),
+            paths: bound.filter_map(|bound| bound.file).collect(),
+        }
+    }
+
+    fn has(&self, path: &Path, meta: &fs::Metadata) -> bool {
+        let id = FileId {
+            dev: meta.dev(),
+            inode: meta.ino(),
+        };
+        let by_path = || path.canonicalize().is_ok_and(|p| self.paths.contains(&p));
+        self.files.contains(&id) || by_path()
+    }
+}
+
+impl Store {
+    /// Removes every blob that no image has, no running pull waits for, and no loop device is on;
+    /// with `dry_run`, only tells which. What arrived of others goes, too.
+    pub fn gc(&self, dry_run: bool) -> Result<Garbage> {
+        if !self.root().exists() {
+            return Ok(Garbage::default());
+        }
+        let _lock = self.exclusive()?;
+        self.collect(&InUse::ask(), dry_run, None)
+    }
+
+    /// Forgets an image and removes the blobs that only it has.
+    ///
+    /// # Errors
+    /// [`StoreError::NoImage`]
+    pub fn remove_image(&self, reference: &Reference) -> Result<Garbage> {
+        let unknown = || StoreError::NoImage(reference.to_string());
+        // A store that is not there is not made for this.
+        self.image(reference)?.ok_or_else(unknown)?;
+        let _lock = self.exclusive()?;
+        let image = self.image(reference)?.ok_or_else(unknown)?;
+        self.forget(&image.reference)?;
+        let candidates = image.digests().collect();
+        self.collect(&InUse::ask(), false, Some(&candidates))
+    }
+
+    /// Removes what nothing needs, of `candidates` if they are given. The caller holds the lock.
+    pub(super) fn collect(
+        &self,
+        in_use: &InUse,
+        dry_run: bool,
+        candidates: Option<&BTreeSet<Digest>>,
+    ) -> Result<Garbage> {
+        let mut needed = self.leased()?;
+        needed.extend(self.images()?.iter().flat_map(|image| image.digests()));
+        let wanted = |digest: &Digest| {
+            !needed.contains(digest) && candidates.is_none_or(|some| some.contains(digest))
+        };
+        let mut garbage = Garbage::default();
+        for (found, path, meta) in files(&self.blobs_folder(), false)? {
+            if !wanted(&found.digest) {
+                continue;
+            }
+            if in_use.has(&path, &meta) {
+                garbage.in_use.push(found);
+            } else if dry_run || remove(&path)? {
+                garbage.removed.push(found);
+            }
+        }
+        for (found, path, _) in files(&self.ingest_folder(), true)? {
+            if wanted(&found.digest) && (dry_run || remove_abandoned(&path)?) {
+                garbage.removed.push(found);
+            }
+        }
+        Ok(garbage)
+    }
+}
+
+/// The files in a folder that have a digest's name.
+fn files(folder: &Path, partial: bool) -> Result<Vec<(Removed, PathBuf, fs::Metadata)>> {
+    let mut files = Vec::new();
+    for entry in entries(folder)? {
+        let name = entry.file_name();
+        let Some(digest) = name.to_str().and_then(Digest::from_hex) else {
+            continue;
+        };
+        let (path, meta) = (entry.path(), entry.metadata());
+        let meta = match meta {
+            // It has just been completed and renamed.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(|e| Error::io("examine", &path, e))?,
+        };
+        let bytes = meta.blocks() * 512;
+        let removed = Removed {
+            digest,
+            bytes,
+            partial,
+        };
+        files.push((removed, path, meta));
+    }
+    Ok(files)
+}
+
+/// Removes a blob that has not arrived completely, unless a process is at it.
+fn remove_abandoned(path: &Path) -> Result<bool> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(|e| Error::io("open", path, e))?,
+    };
+    let ours = try_flock(&file).map_err(|e| Error::io("lock", path, e))?;
+    Ok(ours && remove(path)?)
+}

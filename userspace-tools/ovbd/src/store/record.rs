@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Which images are in the store, and which blobs they are made of.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{entries, make_folder, remove, Store, StoreError};
+use crate::config::{ImageConfig, LayerConfig};
+use crate::image::atomic::AtomicFile;
+use crate::image::digest::Digest;
+use crate::reference::Reference;
+use crate::{Error, Result};
+
+/// What an annotation of OverlayBD begins with.
+const ANNOTATION: &str = "containerd.io/snapshot/overlaybd/";
+const ACCELERATION: &str = "acceleration-layer";
+const TARGET: &str = "turbo-oci/target-digest";
+
+/// A blob as a manifest describes it; in JSON as there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Its type.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What else is known of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    /// The OverlayBD annotation of this name, `blob-digest` for example.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        let value = self.annotations.get(&format!("{ANNOTATION}{name}"));
+        value.map(String::as_str)
+    }
+
+    /// Whether this layer holds no data, but a trace of reads.
+    pub fn is_acceleration(&self) -> bool {
+        self.annotation(ACCELERATION) == Some("yes")
+    }
+}
+
+/// An image: what its reference meant when it was fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// What it was asked for by.
+    pub reference: Reference,
+    /// Its manifest. It may be in the store as a blob, too.
+    pub manifest: Descriptor,
+    /// Its layers, bottom first.
+    pub layers: Vec<Descriptor>,
+}
+
+impl ImageRecord {
+    /// The blobs that it cannot do without. A layer that holds no data is none of them.
+    pub fn data_layers(&self) -> impl Iterator<Item = &Descriptor> {
+        self.layers.iter().filter(|layer| !layer.is_acceleration())
+    }
+
+    /// All blobs that it names.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
+        let layers = self.layers.iter().map(|layer| layer.digest);
+        layers.chain([self.manifest.digest])
+    }
+}
+
+impl Store {
+    /// Records an image under its reference, in place of another one that had it.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`] if a layer is not in the store.
+    pub fn record(&self, image: &ImageRecord) -> Result<()> {
+        let _guard = self.guard()?;
+        self.require_layers(image)?;
+        let path = self.record_path(&image.reference);
+        make_folder(&self.images_folder())?;
+        let text = serde_json::to_vec_pretty(image)
+            .map_err(|e| Error::io("write", &path, io::Error::from(e)))?;
+        let file = AtomicFile::create(path.clone(), true)?;
+        file.file()
+            .write_all(&text)
+            .map_err(|e| Error::io("write", &path, e))?;
+        file.commit()
+    }
+
+    fn require_layers(&self, image: &ImageRecord) -> Result<(), StoreError> {
+        let missing = image
+            .data_layers()
+            .find(|layer| self.blob(&layer.digest).is_none());
+        match missing {
+            None => Ok(()),
+            Some(layer) => Err(StoreError::Incomplete {
+                reference: image.reference.to_string(),
+                digest: layer.digest,
+            }),
+        }
+    }
+
+    /// The image that is recorded under a reference. One with a digest also finds an image of the
+    /// same repository that was fetched by a tag.
+    pub fn image(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
+        if let Some(image) = read(&self.record_path(reference))? {
+            return Ok(Some(image));
+        }
+        let Some(digest) = reference.digest() else {
+            return Ok(None);
+        };
+        let same = |image: &ImageRecord| {
+            let of = &image.reference;
+            image.manifest.digest == *digest
+                && (of.registry(), of.repository())
+                    == (reference.registry(), reference.repository())
+        };
+        Ok(self.images()?.into_iter().find(same))
+    }
+
+    /// All images, by reference.
+    pub fn images(&self) -> Result<Vec<ImageRecord>> {
+        let mut images = Vec::new();
+        for entry in entries(&self.images_folder())? {
+            let path = entry.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                images.extend(read(&path)?);
+            }
+        }
+        images.sort_by(|a: &ImageRecord, b| a.reference.cmp(&b.reference));
+        Ok(images)
+    }
+
+    /// Forgets the record of an image; false if there is none. The caller holds the lock.
+    pub(super) fn forget(&self, reference: &Reference) -> Result<bool> {
+        remove(&self.record_path(reference))
+    }
+
+    /// The layers of an image as a configuration has them, each in its file in the store.
+    ///
+    /// # Errors
+    /// A layer that is not there, or that points into another file.
+    pub fn config(&self, image: &ImageRecord) -> Result<ImageConfig> {
+        self.require_layers(image)?;
+        let layers = image.data_layers().map(|layer| self.layer(image, layer));
+        let notes = image.layers.iter().filter(|layer| layer.is_acceleration());
+        let notes = notes.map(|layer| {
+            let digest = layer.digest;
+            format!("layer {digest} holds a trace of reads, no data, and was left out")
+        });
+        Ok(ImageConfig {
+            layers: layers.collect::<Result<_, _>>()?,
+            notes: notes.collect(),
+            ..ImageConfig::default()
+        })
+    }
+
+    fn layer(&self, image: &ImageRecord, layer: &Descriptor) -> Result<LayerConfig, StoreError> {
+        if layer.annotation(TARGET).is_some() {
+            return Err(StoreError::Layer {
+                reference: image.reference.to_string(),
+                digest: layer.digest,
+                reason:
+                    "it points into an ordinary OCI layer, which is not supported; convert the \
+                         image to OverlayBD layers",
+            });
+        }
+        Ok(LayerConfig {
+            file: Some(self.blob_path(&layer.digest)),
+            digest: Some(layer.digest),
+            ..LayerConfig::default()
+        })
+    }
+
+    /// A reference may be longer than a file name can be.
+    fn record_path(&self, reference: &Reference) -> PathBuf {
+        let hash = Digest::of_bytes(reference.to_string().as_bytes());
+        self.images_folder().join(format!("{}.json", hash.hex()))
+    }
+}
+
+/// Reads a record; `None` if it is not there.
+fn read(path: &Path) -> Result<Option<ImageRecord>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", path, e)),
+    };
+    let image = serde_json::from_slice(&text).map_err(|source| StoreError::Record {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(Some(image))
+}

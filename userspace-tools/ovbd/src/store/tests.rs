@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Barrier;
+use std::thread;
+
+use super::gc::InUse;
+use super::*;
+use crate::error::ExitCode;
+use crate::loopdev::FileId;
+use crate::reference::Reference;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(Some(folder.path().join("store")));
+    (folder, store)
+}
+
+fn partial(store: &Store, content: &[u8]) -> Partial {
+    let digest = Digest::of_bytes(content);
+    match store.begin(&digest, content.len() as u64).unwrap() {
+        Ingest::Partial(partial) => partial,
+        Ingest::There(path) => panic!("{}: is there already", path.display()),
+    }
+}
+
+fn put(store: &Store, content: &[u8]) -> Descriptor {
+    let mut partial = partial(store, content);
+    partial.append(content).unwrap();
+    partial.finish().unwrap();
+    describe(content)
+}
+
+fn describe(content: &[u8]) -> Descriptor {
+    Descriptor {
+        media_type: "application/vnd.oci.image.layer.v1.tar".into(),
+        digest: Digest::of_bytes(content),
+        size: content.len() as u64,
+        annotations: BTreeMap::new(),
+    }
+}
+
+fn image(reference: &str, layers: &[Descriptor]) -> ImageRecord {
+    ImageRecord {
+        reference: reference.parse().unwrap(),
+        manifest: describe(reference.as_bytes()),
+        layers: layers.to_vec(),
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = entries(folder).unwrap().into_iter();
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    names.collect()
+}
+
+#[test]
+fn a_blob_appears_when_it_is_complete() {
+    let (_folder, store) = store();
+    let digest = Digest::of_bytes(b"content");
+    assert_eq!(store.blob(&digest), None);
+    let mut partial = partial(&store, b"content");
+    assert!(partial.is_empty());
+    partial.append(b"con").unwrap();
+    partial.append(b"tent").unwrap();
+    assert_eq!(store.blob(&digest), None);
+    let path = partial.finish().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"content");
+    assert_eq!(store.blob(&digest), Some(path.clone()));
+    assert_eq!(names(&store.ingest_folder()), [""; 0]);
+    match store.begin(&digest, 7).unwrap() {
+        Ingest::There(there) => assert_eq!(there, path),
+        Ingest::Partial(_) => panic!("it is there"),
+    }
+}
+
+#[test]
+fn an_interrupted_blob_is_resumed() {
+    let (_folder, store) = store();
+    let mut first = partial(&store, b"content");
+    first.append(b"cont").unwrap();
+    drop(first);
+    let mut second = partial(&store, b"content");
+    assert_eq!(second.len(), 4);
+    second.append(b"ent").unwrap();
+    assert_eq!(fs::read(second.finish().unwrap()).unwrap(), b"content");
+}
+
+#[test]
+fn too_few_bytes_stay_and_too_many_are_refused() {
+    let (_folder, store) = store();
+    let mut short = partial(&store, b"content");
+    short.append(b"con").unwrap();
+    assert!(matches!(
+        short.finish(),
+        Err(Error::Store(StoreError::Size {
+            found: 3,
+            expected: 7,
+            ..
+        }))
+    ));
+    let mut long = partial(&store, b"content");
+    assert_eq!(long.len(), 3);
+    assert!(long.append(b"tents").is_err());
+    assert_eq!(long.len(), 3);
+    long.append(b"tent").unwrap();
+    long.finish().unwrap();
+}
+
+#[test]
+fn other_bytes_are_thrown_away() {
+    let (_folder, store) = store();
+    let mut wrong = partial(&store, b"content");
+    wrong.append(b"contend").unwrap();
+    let error = wrong.finish().unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Invalid);
+    assert_eq!(store.blob(&Digest::of_bytes(b"content")), None);
+    assert!(partial(&store, b"content").is_empty());
+}
+
+/// What a crash left behind the bytes that had arrived is noticed, whatever it is.
+#[test]
+fn a_resumed_head_is_hashed_again() {
+    let (_folder, store) = store();
+    let mut first = partial(&store, b"content");
+    first.append(b"cont").unwrap();
+    drop(first);
+    let path = store
+        .ingest_folder()
+        .join(Digest::of_bytes(b"content").hex());
+    fs::write(&path, b"\0\0\0\0").unwrap();
+    let mut second = partial(&store, b"content");
+    second.append(b"ent").unwrap();
+    assert!(matches!(
+        second.finish(),
+        Err(Error::Store(StoreError::Digest { .. }))
+    ));
+    fs::write(&path, b"much more than there should be").unwrap();
+    assert!(partial(&store, b"content").is_empty());
+}
+
+#[test]
+fn a_blob_can_be_begun_anew() {
+    let (_folder, store) = store();
+    let mut blob = partial(&store, b"content");
+    blob.append(b"else").unwrap();
+    blob.restart().unwrap();
+    assert_eq!(blob.len(), 0);
+    blob.append(b"content").unwrap();
+    assert_eq!(fs::read(blob.finish().unwrap()).unwrap(), b"content");
+}
+
+#[test]
+fn a_wrong_size_of_a_blob_that_is_there() {
+    let (_folder, store) = store();
+    let blob = put(&store, b"content");
+    assert!(store.begin(&blob.digest, 8).is_err());
+}
+
+/// All want the same blob; one fetches it, and the others find it.
+#[test]
+fn one_of_many_fetches_a_blob() {
+    let (_folder, store) = store();
+    let content = vec![7; 100_000];
+    let digest = Digest::of_bytes(&content);
+    let barrier = Barrier::new(8);
+    let fetch = || {
+        barrier.wait();
+        match store.begin(&digest, content.len() as u64).unwrap() {
+            Ingest::There(_) => 0,
+            Ingest::Partial(mut partial) => {
+                assert!(partial.is_empty());
+                for part in content.chunks(1000) {
+                    partial.append(part).unwrap();
+                }
+                partial.finish().unwrap();
+                1
+            }
+        }
+    };
+    let fetched: u32 = thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(fetch)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    assert_eq!(fetched, 1);
+    assert_eq!(names(&store.ingest_folder()), [""; 0]);
+    assert_eq!(fs::read(store.blob(&digest).unwrap()).unwrap(), content);
+}
+
+#[test]
+fn others_cannot_look_into_the_store() {
+    let (_folder, store) = store();
+    put(&store, b"content");
+    for folder in [store.root(), &store.blobs_folder()] {
+        assert_eq!(fs::metadata(folder).unwrap().mode() & 0o077, 0);
+    }
+}
+
+#[test]
+fn images_are_found_by_reference_and_digest() {
+    let (_folder, store) = store();
+    assert_eq!(store.images().unwrap(), []);
+    let layer = put(&store, b"layer");
+    let app = image("r.example/app:1", std::slice::from_ref(&layer));
+    store.record(&app).unwrap();
+    let other = image("r.example/app:2", &[layer]);
+    store.record(&other).unwrap();
+    assert_eq!(store.images().unwrap(), [app.clone(), other]);
+    assert_eq!(store.image(&app.reference).unwrap(), Some(app.clone()));
+    let pinned = app.reference.with_digest(app.manifest.digest);
+    assert_eq!(store.image(&pinned).unwrap(), Some(app.clone()));
+    let elsewhere: Reference = format!("r.example/b@{}", app.manifest.digest)
+        .parse()
+        .unwrap();
+    assert_eq!(store.image(&elsewhere).unwrap(), None);
+    let moved = ImageRecord {
+        manifest: describe(b"another"),
+        ..app.clone()
+    };
+    store.record(&moved).unwrap();
+    assert_eq!(store.image(&app.reference).unwrap(), Some(moved));
+}
+
+#[test]
+fn an_image_without_its_layers_is_not_recorded() {
+    let (_folder, store) = store();
+    let app = image("r.example/app:1", &[describe(b"layer")]);
+    let error = store.record(&app).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::NotFound);
+    assert_eq!(store.images().unwrap(), []);
+}
+
+#[test]
+fn a_record_that_is_none_is_named() {
+    let (_folder, store) = store();
+    let app = image("r.example/app:1", &[put(&store, b"layer")]);
+    store.record(&app).unwrap();
+    let path = store
+        .images_folder()
+        .join(&names(&store.images_folder())[0]);
+    fs::write(&path, b"{").unwrap();
+    let error = store.images().unwrap_err();
+    assert!(
+        error.to_string().contains(path.to_str().unwrap()),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_configuration_names_the_files() {
+    let (_folder, store) = store();
+    let (base, top) = (put(&store, b"base"), put(&store, b"top"));
+    let mut trace = describe(b"trace");
+    let annotation = |name: &str| format!("containerd.io/snapshot/overlaybd/{name}");
+    trace
+        .annotations
+        .insert(annotation("acceleration-layer"), "yes".into());
+    let mut app = image("r.example/app:1", &[base.clone(), top, trace]);
+    store.record(&app).unwrap();
+    let config = store.config(&app).unwrap();
+    assert_eq!(config.layers.len(), 2);
+    assert_eq!(config.layers[0].file, store.blob(&base.digest));
+    assert_eq!(config.layers[0].digest, Some(base.digest));
+    assert!(config.notes[0].contains("trace"), "{:?}", config.notes);
+    app.layers[0]
+        .annotations
+        .insert(annotation("turbo-oci/target-digest"), "sha256:x".into());
+    let error = store.config(&app).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::Invalid);
+}
+
+#[test]
+fn blobs_without_an_image_are_removed() {
+    let (_folder, store) = store();
+    assert_eq!(store.gc(false).unwrap(), Garbage::default());
+    assert!(!store.root().exists());
+    let kept = put(&store, b"kept");
+    let lost = put(&store, b"lost");
+    store
+        .record(&image("r.example/app:1", std::slice::from_ref(&kept)))
+        .unwrap();
+    let found = store.gc(true).unwrap();
+    assert_eq!(found.removed.len(), 1);
+    assert!(store.blob(&lost.digest).is_some());
+    let removed = store.gc(false).unwrap();
+    assert_eq!(removed, found);
+    assert_eq!(removed.removed[0].digest, lost.digest);
+    assert!(removed.bytes() > 0);
+    assert_eq!(store.blob(&lost.digest), None);
+    assert!(store.blob(&kept.digest).is_some());
+}
+
+#[test]
+fn what_a_loop_device_is_on_stays() {
+    let (_folder, store) = store();
+    let by_inode = put(&store, b"by inode");
+    let by_path = put(&store, b"by path");
+    let lost = put(&store, b"lost");
+    let path = |blob: &Descriptor| store.blob(&blob.digest).unwrap();
+    let file = File::open(path(&by_inode)).unwrap();
+    let in_use = InUse {
+        files: BTreeSet::from([FileId::of(&file).unwrap()]),
+        paths: BTreeSet::from([path(&by_path).canonicalize().unwrap()]),
+    };
+    let garbage = store.collect(&in_use, false, None).unwrap();
+    assert_eq!(garbage.removed.len(), 1);
+    assert_eq!(garbage.removed[0].digest, lost.digest);
+    let mut stayed: Vec<_> = garbage.in_use.iter().map(|blob| blob.digest).collect();
+    stayed.sort();
+    let mut expected = [by_inode.digest, by_path.digest];
+    expected.sort();
+    assert_eq!(stayed, expected);
+}
+
+#[test]
+fn what_a_running_pull_needs_stays() {
+    let (_folder, store) = store();
+    let blob = put(&store, b"blob");
+    let mut arriving = partial(&store, b"arriving");
+    arriving.append(b"arr").unwrap();
+    let digest = *arriving.digest();
+    let lease = store.lease([blob.digest, digest]).unwrap();
+    let other = store.lease([]).unwrap();
+    assert_eq!(names(&store.leases_folder()).len(), 2);
+    drop((arriving, other));
+    assert_eq!(store.gc(false).unwrap(), Garbage::default());
+    drop(lease);
+    assert_eq!(names(&store.leases_folder()), [""; 0]);
+    let garbage = store.gc(false).unwrap();
+    assert_eq!(garbage.removed.len(), 2);
+    assert!(garbage.removed[1].partial);
+    assert_eq!(names(&store.ingest_folder()), [""; 0]);
+}
+
+#[test]
+fn what_a_dead_pull_left_goes() {
+    let (_folder, store) = store();
+    let blob = put(&store, b"blob");
+    make_folder(&store.leases_folder()).unwrap();
+    let lease = store.leases_folder().join("1-0.json");
+    fs::write(&lease, format!("[\"{}\"]", blob.digest)).unwrap();
+    fs::set_permissions(&lease, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(store.gc(false).unwrap().removed.len(), 1);
+    assert_eq!(names(&store.leases_folder()), [""; 0]);
+}
+
+#[test]
+fn what_is_being_written_stays_even_without_a_lease() {
+    let (_folder, store) = store();
+    let mut arriving = partial(&store, b"arriving");
+    arriving.append(b"arr").unwrap();
+    assert_eq!(store.gc(false).unwrap().removed, []);
+    arriving.append(b"iving").unwrap();
+    arriving.finish().unwrap();
+}
+
+#[test]
+fn an_image_goes_with_what_only_it_has() {
+    let (_folder, store) = store();
+    let shared = put(&store, b"shared");
+    let own = put(&store, b"own");
+    let unrelated = put(&store, b"unrelated");
+    let app = image("r.example/app:1", &[shared.clone(), own.clone()]);
+    let other = image("r.example/app:2", std::slice::from_ref(&shared));
+    store.record(&app).unwrap();
+    store.record(&other).unwrap();
+    let garbage = store.remove_image(&app.reference).unwrap();
+    assert_eq!(garbage.removed.len(), 1);
+    assert_eq!(garbage.removed[0].digest, own.digest);
+    assert!(store.blob(&shared.digest).is_some());
+    assert!(store.blob(&unrelated.digest).is_some());
+    assert_eq!(store.images().unwrap(), [other]);
+    let error = store.remove_image(&app.reference).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::NotFound);
+}
