@@ -4,20 +4,26 @@
 
 mod build;
 mod compress;
+mod df;
 mod down;
 mod extract;
+mod gc;
 mod generate;
+mod images;
 mod inspect;
 mod ls;
+mod rmi;
 mod status;
 mod table;
 mod up;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ovbd::output::Output;
+use ovbd::store::Store;
 use ovbd::Result;
 
 /// Inspect, build and mount OverlayBD images with the kernel's device-mapper, without a daemon
@@ -48,6 +54,20 @@ struct Global {
     verbose: bool,
 }
 
+/// Where images are kept.
+#[derive(Args)]
+struct StoreArgs {
+    /// The folder of the store [default: $OVBD_STORE, or /var/lib/ovbd]
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    fn open(&self) -> Store {
+        Store::open(self.store.clone())
+    }
+}
+
 const AFTER_HELP: &str = "\
 Examples:
   ovbd inspect layer0.zfile layer1.zfile      What is in these files?
@@ -66,7 +86,8 @@ Exit codes:
   7  the kernel lacks device-mapper, a target or loop devices
 
 Environment:
-  OVBD_RUN  the folder of the lock that `up` and `down` take [default: /run/ovbd]";
+  OVBD_RUN    the folder of the lock that `up` and `down` take [default: /run/ovbd]
+  OVBD_STORE  the folder of the store, if --store does not name it [default: /var/lib/ovbd]";
 
 #[derive(Subcommand)]
 enum Command {
@@ -80,6 +101,10 @@ enum Command {
     Down(down::Args),
     Ls(ls::Args),
     Status(status::Args),
+    Images(images::Args),
+    Rmi(rmi::Args),
+    Gc(gc::Args),
+    Df(df::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -97,6 +122,10 @@ impl Command {
             Self::Down(args) => down::run(args, output),
             Self::Ls(args) => ls::run(args, output),
             Self::Status(args) => status::run(args, output),
+            Self::Images(args) => images::run(args, output),
+            Self::Rmi(args) => rmi::run(args, output),
+            Self::Gc(args) => gc::run(args, output),
+            Self::Df(args) => df::run(args, output),
             Self::Completions(args) => generate::completions(args, output),
             Self::Man(args) => generate::man(args, output),
         }

@@ -129,7 +129,7 @@ impl Store {
 }
 
 /// The files in a folder that have a digest's name.
-fn files(folder: &Path, partial: bool) -> Result<Vec<(Removed, PathBuf, fs::Metadata)>> {
+pub(super) fn files(folder: &Path, partial: bool) -> Result<Vec<(Removed, PathBuf, fs::Metadata)>> {
     let mut files = Vec::new();
     for entry in entries(folder)? {
         let name = entry.file_name();

@@ -26,6 +26,7 @@ mod lease;
 mod record;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -42,6 +43,7 @@ pub use gc::{Garbage, Removed};
 pub use ingest::{Ingest, Partial};
 pub use lease::Lease;
 pub use record::{Descriptor, ImageRecord};
+pub use usage::{ImageUsage, Usage};
 
 /// The environment variable that names the folder of the store.
 pub const FOLDER_VARIABLE: &str = "OVBD_STORE";

@@ -376,3 +376,39 @@ fn an_image_goes_with_what_only_it_has() {
     let error = store.remove_image(&app.reference).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::NotFound);
 }
+
+#[test]
+fn usage_counts_shared_blobs_once() {
+    let (_folder, store) = store();
+    assert_eq!(store.usage().unwrap(), Usage::default());
+    let base = put(&store, &[1; 9000]);
+    let own = put(&store, &[2; 20_000]);
+    put(&store, &[3; 5000]);
+    let mut arriving = partial(&store, &[4; 100]);
+    arriving.append(&[4; 50]).unwrap();
+    let app = image("r.example/app:1", &[base.clone(), own.clone(), own.clone()]);
+    let other = image("r.example/app:2", std::slice::from_ref(&base));
+    store.record(&app).unwrap();
+    store.record(&other).unwrap();
+    let on_disk = |blob: &Descriptor| {
+        let path = store.blob(&blob.digest).unwrap();
+        fs::metadata(path).unwrap().blocks() * 512
+    };
+    let usage = store.usage().unwrap();
+    assert_eq!(usage.blobs, 3);
+    assert_eq!(usage.shared_bytes, on_disk(&base));
+    assert_eq!(
+        usage.bytes,
+        usage.shared_bytes + on_disk(&own) + usage.unused_bytes
+    );
+    assert!(usage.unused_bytes > 0 && usage.partial_bytes > 0);
+    let [first, second] = &usage.images[..] else {
+        panic!("{usage:?}");
+    };
+    assert_eq!(first.unique_bytes, on_disk(&own));
+    assert_eq!(first.shared_bytes, on_disk(&base));
+    assert_eq!((first.layers, first.complete), (3, true));
+    assert_eq!((second.unique_bytes, second.bytes), (0, on_disk(&base)));
+    fs::remove_file(store.blob(&own.digest).unwrap()).unwrap();
+    assert!(!store.usage().unwrap().images[0].complete);
+}
