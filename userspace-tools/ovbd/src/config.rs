@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::error::ExitCode;
 use crate::image::digest::Digest;
+use crate::resolve::RemoteBlob;
 use crate::{Error, Result};
 
 /// The most layers an image can have.
@@ -97,6 +98,8 @@ pub struct LayerConfig {
     pub dir: Option<PathBuf>,
     /// The digest of the blob, `sha256:…`.
     pub digest: Option<Digest>,
+    /// Size of the blob in bytes. The file on disk may have been unwrapped from its tar.
+    pub size: Option<u64>,
     /// Where the blob can be downloaded.
     pub url: Option<String>,
 }
@@ -158,6 +161,15 @@ impl LayerConfig {
             .ok_or_else(|| self.not_local())
     }
 
+    /// The blob in its registry.
+    pub fn remote(&self) -> Option<RemoteBlob<'_>> {
+        Some(RemoteBlob {
+            url: self.url.as_deref()?,
+            digest: self.digest?,
+            size: self.size,
+        })
+    }
+
     fn not_local(&self) -> ConfigError {
         let layer = match &self.digest {
             Some(digest) => format!("layer {digest}"),
@@ -203,9 +215,7 @@ struct RawLayer {
     file: Option<String>,
     dir: Option<String>,
     digest: Option<String>,
-    // Of the blob in the registry: the file on disk may have been unwrapped from its tar.
-    #[serde(rename = "size")]
-    _size: Option<u64>,
+    size: Option<u64>,
     target_file: Option<String>,
     target_digest: Option<String>,
     gzip_index: Option<String>,
@@ -347,6 +357,7 @@ impl Reader<'_> {
             file,
             dir,
             digest,
+            size: raw.size.filter(|&size| size > 0),
             url,
         })
     }

@@ -27,6 +27,7 @@ pub mod mount;
 pub mod output;
 pub mod plan;
 pub mod reference;
+pub mod resolve;
 pub mod step;
 pub mod store;
 mod sys;

@@ -35,6 +35,7 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   ovbd table config.v1.json
+  ovbd table registry.example/app:1 --devices /dev/vda,/dev/vdb,/dev/vdc
   ovbd table layer0.tar layer1.tar --devices /dev/vdb,/dev/vdc
   ovbd table /dev/vdb /dev/vdc --name root --concise > tables
   dmsetup create --concise \"$(cat tables)\"";
@@ -47,7 +48,10 @@ struct Report {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let plan = Plan::new(&args.image.config()?, args.image.settings())?;
+    let plan = args.image.with_sources(|input, sources| {
+        let resolved = sources.resolve(input)?;
+        Plan::new(&resolved.config, args.image.settings())
+    })?;
     let named = !args.devices.is_empty();
     let lowers = match named {
         true if args.devices.len() == plan.layers.len() => args.devices.clone(),

@@ -4,14 +4,16 @@
 
 use std::path::PathBuf;
 
-use ovbd::config::ImageConfig;
 use ovbd::dm::Name;
 use ovbd::image::size::Human;
 use ovbd::mount;
 use ovbd::output::Output;
 use ovbd::plan::Settings;
+use ovbd::resolve::{Input, Sources};
 use ovbd::up::{self, LayerReport, MountAt, Report};
 use ovbd::Result;
+
+use super::StoreArgs;
 
 /// Set an image up as a block device, and mount it
 ///
@@ -19,6 +21,9 @@ use ovbd::Result;
 /// layer, and an lsmt device on top. A layer that another image uses already is shared. What is set
 /// up already stays as it is, so that the command can be repeated; if it is interrupted, repeat it,
 /// or clear up with `ovbd down NAME`.
+///
+/// The image is named by its reference and comes from the store, or is described by a configuration,
+/// whose layers are used where they are, and else come from the store.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
@@ -39,6 +44,7 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
+  ovbd up web registry.example/app:1 --mount /mnt/web
   ovbd up web config.v1.json --mount /mnt/web
   ovbd up base layer0.tar layer1.tar layer2.tar
   ovbd up web config.v1.json --mount /mnt/web -o nosuid,nodev
@@ -47,22 +53,33 @@ A file system whose journal was not replayed is mounted so that it stays that wa
 the command says so. udev makes no by-uuid links for these devices: images from one base have the
 same file-system UUID.";
 
-/// An image: a configuration, or layers.
+/// An image: its reference, a configuration, or layers.
 #[derive(clap::Args)]
 pub struct ImageArgs {
-    /// The configuration of an image (its name ends in .json), or its layers, bottom first: files or
-    /// block devices, in a tar or not, compressed or not
-    #[arg(required = true, value_name = "CONFIG.json|LAYER")]
-    pub input: Vec<PathBuf>,
+    /// The reference of an image, its configuration (a file whose name ends in .json), or its
+    /// layers, bottom first: files or block devices, in a tar or not, compressed or not
+    #[arg(required = true, value_name = "REFERENCE|CONFIG.json|LAYER")]
+    input: Vec<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Do not check the CRCs of compressed blocks
     #[arg(long)]
     ignore_crc: bool,
 }
 
 impl ImageArgs {
-    /// The arguments in the library's terms.
-    pub fn config(&self) -> Result<ImageConfig> {
-        ImageConfig::from_arguments(&self.input)
+    /// Calls `then` with what names the image, and where its layers come from.
+    pub fn with_sources<T>(
+        &self,
+        then: impl FnOnce(&Input, Sources<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let input = Input::from_arguments(&self.input)?;
+        let store = self.store.open();
+        let sources = Sources {
+            store: &store,
+            fetch: None,
+        };
+        then(&input, sources)
     }
 
     pub fn settings(&self) -> Settings {
@@ -73,7 +90,6 @@ impl ImageArgs {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let config = args.image.config()?;
     let options = mount::Options {
         fs_type: args.fs_type.clone(),
         options: args.options.clone(),
@@ -81,7 +97,10 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let mount_at = args.mount.clone().map(|target| MountAt { target, options });
     let watch = |step| output.detail(step);
     let settings = args.image.settings();
-    let report = up::configured(&config, settings, &args.name, mount_at.as_ref(), &watch)?;
+    let report = args.image.with_sources(|input, sources| {
+        let mount_at = mount_at.as_ref();
+        up::configured(input, sources, settings, &args.name, mount_at, &watch)
+    })?;
     for note in &report.notes {
         output.remark(note);
     }

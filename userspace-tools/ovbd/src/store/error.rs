@@ -61,13 +61,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether something is not there that can be fetched.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::NoImage(_) | Self::Incomplete { .. })
+    }
+
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NoImage(_) | Self::Incomplete { .. } => ExitCode::NotFound,
-            Self::Size { .. } | Self::Digest { .. } | Self::Layer { .. } | Self::Record { .. } => {
-                ExitCode::Invalid
-            }
+            absence if absence.is_absence() => ExitCode::NotFound,
+            _ => ExitCode::Invalid,
         }
     }
 }

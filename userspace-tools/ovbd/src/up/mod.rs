@@ -41,6 +41,7 @@ use crate::lock::HostLock;
 use crate::mount;
 use crate::output::paths;
 use crate::plan::{Plan, Settings};
+use crate::resolve::{Input, Sources};
 use crate::step::{Step, Watch};
 use crate::{table, Error, Result};
 use builder::Builder;
@@ -144,19 +145,26 @@ pub struct MountReport {
     pub already: bool,
 }
 
-/// Opens the layers of a configuration, sets the image up with [`up`], and writes the result to the
-/// configuration's `resultFile`, if it has one.
+/// Finds the layers of an image, sets it up with [`up`], and writes the result to the `resultFile`
+/// of its configuration, if it has one.
 pub fn configured(
-    config: &ImageConfig,
+    input: &Input,
+    sources: Sources<'_>,
     settings: Settings,
     name: &Name,
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
-    let result = Plan::new(config, settings).and_then(|plan| up(&plan, name, mount_at, watch));
-    let written = match &config.result_file {
-        Some(file) => write_result(file, &result),
-        None => Ok(()),
+    let result = sources.resolve(input).and_then(|resolved| {
+        let plan = Plan::new(&resolved.config, settings)?;
+        up(&plan, name, mount_at, watch)
+    });
+    let written = match input {
+        Input::Config(ImageConfig {
+            result_file: Some(file),
+            ..
+        }) => write_result(file, &result),
+        _ => Ok(()),
     };
     let report = result?;
     written?;
