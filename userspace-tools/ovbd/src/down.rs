@@ -43,7 +43,7 @@ pub enum DownError {
     /// It is in use.
     #[error(
         "{name}: the device is in use ({users}); stop that, or give --deferred to have it removed \
-         with its last user"
+         with its last user, or --force to have its reads fail from now on"
     )]
     Busy {
         /// The image's name.
@@ -65,6 +65,8 @@ impl DownError {
 pub struct Options {
     /// What is in use is detached now and removed by the kernel when its last user goes.
     pub deferred: bool,
+    /// Besides, its reads fail from now on, and its layers are removed without it.
+    pub force: bool,
 }
 
 /// What was removed.
@@ -79,6 +81,8 @@ pub struct Report {
     pub unmounted: Vec<PathBuf>,
     /// It is in use and will be removed with its last user.
     pub deferred: bool,
+    /// Its users cannot read from it any more.
+    pub forced: bool,
     /// What the user should know: a sentence each.
     pub notes: Vec<String>,
 }
@@ -187,14 +191,19 @@ impl<'a> Cleaner<'a> {
             return Err(DownError::NotOurs(name.to_string()).into());
         }
         report.existed = true;
-        report.unmounted = mount::unmount_all(info.dev, options.deferred)?;
+        let later = options.deferred || options.force;
+        report.unmounted = mount::unmount_all(info.dev, later)?;
         for target in &report.unmounted {
             (self.watch)(Step::Unmounted(target.clone()));
         }
         self.unmark_below(info.dev)?;
         let deadline = Instant::now() + PASSING;
         while !self.remove(&info)? {
-            if options.deferred {
+            if later {
+                if options.force && info.live {
+                    self.dm.wipe(Id::Uuid(&info.uuid), &self.udev)?;
+                    report.forced = true;
+                }
                 self.dm.remove_deferred(Id::Uuid(&info.uuid), &self.udev)?;
                 report.deferred = true;
                 break;

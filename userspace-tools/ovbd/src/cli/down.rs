@@ -27,6 +27,9 @@ pub struct Args {
     /// Detach an image that is in use, and have the kernel remove it with its last user
     #[arg(long)]
     deferred: bool,
+    /// The same, and have its reads fail from now on: its layers go at once
+    #[arg(short, long)]
+    force: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -42,6 +45,7 @@ struct Reports {
 pub fn run(args: &Args, output: &Output) -> Result<()> {
     let options = Options {
         deferred: args.deferred,
+        force: args.force,
     };
     let watch = |step| output.detail(step);
     let mut images = Vec::new();
@@ -87,9 +91,10 @@ fn text(report: &Report) -> String {
     for target in &report.unmounted {
         text += &format!("{name}: unmounted from {}\n", target.display());
     }
-    let what = match report.deferred {
-        true => "in use; it will be removed with its last user",
-        false => "removed",
+    let what = match (report.deferred, report.forced) {
+        (true, true) => "in use; its reads fail, and it will be removed with its last user",
+        (true, false) => "in use; it will be removed with its last user",
+        (false, _) => "removed",
     };
     text + &format!("{name}: {what}\n")
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ovbd::dm::Name;
 use ovbd::image::size::Human;
-use ovbd::mount;
+use ovbd::mount::{self, overlay::Upper};
 use ovbd::output::Output;
 use ovbd::plan::Settings;
 use ovbd::resolve::{Input, Sources};
@@ -37,6 +37,11 @@ pub struct Args {
     /// The file system's type [default: what the device shows: ext4, erofs, squashfs or xfs]
     #[arg(short = 't', long, value_name = "TYPE", requires = "mount")]
     fs_type: Option<String>,
+    /// Put a writable overlay on top; changes go to DIR, or without DIR to memory, where they last
+    /// until the image is unmounted
+    #[arg(short, long, value_name = "DIR", requires = "mount", num_args = 0..=1)]
+    #[arg(require_equals = true)]
+    writable: Option<Option<PathBuf>>,
     /// Mount options in addition to those that are needed, separated by commas
     #[arg(short, long, value_name = "OPTIONS", requires = "mount")]
     options: Option<String>,
@@ -48,6 +53,7 @@ Examples:
   ovbd up web config.v1.json --mount /mnt/web
   ovbd up base layer0.tar layer1.tar layer2.tar
   ovbd up web config.v1.json --mount /mnt/web -o nosuid,nodev
+  ovbd up web config.v1.json --mount /mnt/web --writable=/var/lib/web-changes
 
 A file system whose journal was not replayed is mounted so that it stays that way (ext4: noload);
 the command says so. udev makes no by-uuid links for these devices: images from one base have the
@@ -94,7 +100,15 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
         fs_type: args.fs_type.clone(),
         options: args.options.clone(),
     };
-    let mount_at = args.mount.clone().map(|target| MountAt { target, options });
+    let upper = args.writable.clone().map(|folder| match folder {
+        Some(folder) => Upper::Folder(folder),
+        None => Upper::Memory,
+    });
+    let mount_at = args.mount.clone().map(|target| MountAt {
+        target,
+        options,
+        upper,
+    });
     let watch = |step| output.detail(step);
     let settings = args.image.settings();
     let report = args.image.with_sources(|input, sources| {
@@ -133,6 +147,9 @@ fn text(report: &Report) -> String {
         };
         let (target, fs_type, options) = (mount.target.display(), &mount.fs_type, &mount.options);
         text += &format!("  mounted on {target} ({fs_type}, {options}){already}\n");
+        if mount.writable {
+            text += "  writable through an overlay on top\n";
+        }
     }
     text
 }

@@ -156,9 +156,12 @@ impl Dm {
 
     /// Makes a loaded table live, and ends a suspension.
     pub fn resume<'a>(&self, id: impl Into<Id<'a>>, udev: &Udev) -> Result<Info> {
-        let id = id.into();
+        self.resume_with(id.into(), 0, udev)
+    }
+
+    fn resume_with(&self, id: Id<'_>, flags: u32, udev: &Udev) -> Result<Info> {
         let answer = udev.tell(|event_nr| {
-            let request = id.request().event_nr(event_nr);
+            let request = id.request().event_nr(event_nr).flags(flags);
             let answer = self.run(&id, "resume", Command::Suspend, request)?;
             let generated = answer.answer_flags() & flags::UEVENT_GENERATED != 0;
             Ok((answer, generated))
@@ -170,6 +173,22 @@ impl Dm {
     pub fn suspend(&self, dev: u64) -> Result<()> {
         let request = Buffer::new().dev(dev).flags(flags::SUSPEND);
         self.run(&DevNo(dev), "suspend", Command::Suspend, request)
+            .map(drop)
+    }
+
+    /// Has all reads of a device fail from now on; what it stood on is let go.
+    pub fn wipe(&self, id: Id<'_>, udev: &Udev) -> Result<()> {
+        let table = self.table(id)?;
+        let length = table.last().map_or(0, |line| line.start + line.length);
+        let errors = Target {
+            start: 0,
+            length,
+            kind: "error".to_owned(),
+            params: String::new(),
+        };
+        self.load(id, &[errors])?;
+        // What does not come back must not be waited for.
+        self.resume_with(id, flags::SKIP_LOCKFS | flags::NO_FLUSH, udev)
             .map(drop)
     }
 

@@ -56,6 +56,7 @@ pub mod flags {
     pub const ACTIVE: u32 = 1 << 5;
     pub const INACTIVE: u32 = 1 << 6;
     pub const BUFFER_FULL: u32 = 1 << 8;
+    pub const SKIP_LOCKFS: u32 = 1 << 10;
     pub const NO_FLUSH: u32 = 1 << 11;
     pub const QUERY_INACTIVE: u32 = 1 << 12;
     pub const UEVENT_GENERATED: u32 = 1 << 13;

@@ -2,6 +2,7 @@
 
 //! Mounting devices, read-only, and unmounting them wherever they are.
 
+pub mod overlay;
 pub mod probe;
 pub mod table;
 
@@ -49,6 +50,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// There is no writable overlay to be had.
+    #[error("{target}: cannot {action}: {source}", target = target.display())]
+    Overlay {
+        /// The folder that the image is mounted on.
+        target: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel refuses to unmount.
     #[error("{target}: cannot unmount: {source}{remedy}", target = target.display(),
         remedy = unmount_remedy(source))]
@@ -85,6 +96,7 @@ impl Error {
             Self::Unknown(_) => ExitCode::Invalid,
             Self::Option(..) => ExitCode::Usage,
             Self::Mount { source, .. }
+            | Self::Overlay { source, .. }
             | Self::Unmount { source, .. }
             | Self::Read { source, .. } => match Errno::from_io_error(source) {
                 Some(Errno::NODEV) => ExitCode::Unsupported,
@@ -110,6 +122,10 @@ pub struct Mounted {
     pub fs_type: String,
     /// The options.
     pub options: String,
+    /// Those of them that are flags.
+    pub flags: MountFlags,
+    /// The folder, without links and dots.
+    pub target: PathBuf,
     /// What the user should know about it.
     pub note: Option<String>,
     /// It was mounted there before.
@@ -143,8 +159,16 @@ fn split(options: &str) -> Result<(MountFlags, String), Error> {
     Ok((flags, data.join(",")))
 }
 
+/// How a device is to be mounted.
+#[derive(Debug)]
+struct Chosen {
+    fs_type: String,
+    options: String,
+    note: Option<String>,
+}
+
 /// Type, options and a remark for mounting `device`, which is open as `file`.
-fn choose(device: &Path, file: &File, wanted: &Options) -> Result<Mounted, Error> {
+fn choose(device: &Path, file: &File, wanted: &Options) -> Result<Chosen, Error> {
     let read = |source| Error::Read {
         path: device.to_owned(),
         source,
@@ -162,11 +186,10 @@ fn choose(device: &Path, file: &File, wanted: &Options) -> Result<Mounted, Error
     let options: Vec<&str> = options.chain(wanted.options.as_deref()).collect();
     let options = options.join(",");
     let note = needs.map(|(_, why)| format!("{fs_type} is mounted {options}: {why}"));
-    Ok(Mounted {
+    Ok(Chosen {
         fs_type,
         options,
         note,
-        already: false,
     })
 }
 
@@ -182,65 +205,84 @@ pub fn mount(
 ) -> Result<Mounted, Error> {
     let folder = target.canonicalize().ok().filter(|path| path.is_dir());
     let target = folder.ok_or_else(|| Error::NoFolder(target.to_owned()))?;
-    let mut chosen = choose(device, file, wanted)?;
-    let (flags, data) = split(&chosen.options)?;
-    if mounts_of(dev)?.iter().any(|mount| mount.target == target) {
-        chosen.already = true;
-        return Ok(chosen);
+    let Chosen {
+        fs_type,
+        options,
+        note,
+    } = choose(device, file, wanted)?;
+    let (flags, data) = split(&options)?;
+    let already = mounts_of(dev)?.iter().any(|mount| mount.target == target);
+    if !already {
+        let nul = "an option cannot contain a NUL byte";
+        let data = CString::new(data).map_err(|_| Error::Option(options.clone(), nul))?;
+        let result = rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data);
+        result.map_err(|errno| Error::Mount {
+            device: device.to_owned(),
+            target: target.clone(),
+            fs_type: fs_type.clone(),
+            options: options.clone(),
+            source: errno.into(),
+        })?;
     }
-    let data = CString::new(data).map_err(|_| {
-        Error::Option(
-            chosen.options.clone(),
-            "an option cannot contain a NUL byte",
-        )
-    })?;
-    let result = rustix::mount::mount(device, &target, chosen.fs_type.as_str(), flags, &*data);
-    result.map_err(|errno| Error::Mount {
-        device: device.to_owned(),
+    Ok(Mounted {
+        fs_type,
+        options,
+        flags,
         target,
-        fs_type: chosen.fs_type.clone(),
-        options: chosen.options.clone(),
-        source: errno.into(),
-    })?;
-    Ok(chosen)
+        note,
+        already,
+    })
+}
+
+/// All mounts that this process sees.
+fn all() -> Result<Vec<table::Mount>, Error> {
+    table::own().map_err(|source| {
+        let path = "/proc/self/mountinfo".into();
+        Error::Read { path, source }
+    })
 }
 
 /// The mounts of device `dev` that this process sees.
 pub fn mounts_of(dev: u64) -> Result<Vec<table::Mount>, Error> {
-    let mut mounts = table::own().map_err(|source| {
-        let path = "/proc/self/mountinfo".into();
-        Error::Read { path, source }
-    })?;
+    let mut mounts = all()?;
     mounts.retain(|mount| mount.dev == dev);
     Ok(mounts)
 }
 
-/// Unmounts device `dev` wherever this process sees it; returns from where.
+/// Unmounts device `dev` wherever this process sees it, with the writable overlays on top; returns
+/// from where.
 ///
 /// With `lazy`, what is busy is only detached: it disappears when its last user goes.
 pub fn unmount_all(dev: u64, lazy: bool) -> Result<Vec<PathBuf>, Error> {
-    let flags = if lazy {
+    let mounts = all()?;
+    let mut unmounted = Vec::new();
+    // The newest first: one may lie on top of another.
+    for mount in mounts.iter().rev().filter(|mount| mount.dev == dev) {
+        if let Some(overlay) = overlay::on_top(&mounts, mount) {
+            unmount(&overlay.target, lazy)?;
+        }
+        if unmount(&mount.target, lazy)? {
+            unmounted.push(mount.target.clone());
+        }
+    }
+    Ok(unmounted)
+}
+
+/// Unmounts what is on top at `target`; false if somebody else has done so since.
+fn unmount(target: &Path, lazy: bool) -> Result<bool, Error> {
+    let lazy = if lazy {
         UnmountFlags::DETACH
     } else {
         UnmountFlags::empty()
     };
-    let mut unmounted = Vec::new();
-    // The newest first: one may lie on top of another.
-    for mount in mounts_of(dev)?.into_iter().rev() {
-        let target = mount.target;
-        match rustix::mount::unmount(&target, flags | UnmountFlags::NOFOLLOW) {
-            Ok(()) => unmounted.push(target),
-            // Somebody else unmounted it since.
-            Err(Errno::INVAL) => {}
-            Err(errno) => {
-                return Err(Error::Unmount {
-                    target,
-                    source: errno.into(),
-                })
-            }
-        }
+    match rustix::mount::unmount(target, lazy | UnmountFlags::NOFOLLOW) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL) => Ok(false),
+        Err(errno) => Err(Error::Unmount {
+            target: target.to_owned(),
+            source: errno.into(),
+        }),
     }
-    Ok(unmounted)
 }
 
 #[cfg(test)]

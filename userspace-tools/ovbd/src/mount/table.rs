@@ -11,6 +11,10 @@ use std::path::{Path, PathBuf};
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number.
+    pub id: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
     /// Number of the device that the file system is on.
     pub dev: u64,
     /// Where it is mounted.
@@ -40,11 +44,14 @@ pub fn of_process(pid: u32) -> io::Result<Vec<Mount>> {
 /// Parses `id parent major:minor root target options… - type source options`.
 fn parse(line: &[u8]) -> Option<Mount> {
     let mut words = line.split(|&b| b == b' ');
-    let dev = std::str::from_utf8(words.nth(2)?).ok()?;
-    let (major, minor) = dev.split_once(':')?;
+    let mut text = || std::str::from_utf8(words.next()?).ok();
+    let (id, parent) = (text()?.parse().ok()?, text()?.parse().ok()?);
+    let (major, minor) = text()?.split_once(':')?;
     let target = words.nth(1)?;
     let mut rest = words.skip_while(|word| *word != b"-").skip(1);
     Some(Mount {
+        id,
+        parent,
         dev: rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?),
         target: unescape(target),
         fs_type: String::from_utf8_lossy(rest.next()?).into_owned(),
@@ -81,6 +88,7 @@ mod tests {
     fn a_line_is_parsed() {
         let line = br"36 25 253:7 / /mnt/a\040b\134c ro,relatime shared:9 master:2 - ext4 /dev/mapper/web ro,noload";
         let mount = parse(line).unwrap();
+        assert_eq!((mount.id, mount.parent), (36, 25));
         assert_eq!(mount.dev, rustix::fs::makedev(253, 7));
         assert_eq!(mount.target, Path::new(r"/mnt/a b\c"));
         assert_eq!(mount.source, Path::new("/dev/mapper/web"));
@@ -94,6 +102,7 @@ mod tests {
             b"36 25",
             b"36 25 x / /mnt rw - ext4 a",
             b"36 25 1:2 / /mnt rw",
+            b"x 25 1:2 / /mnt rw - ext4 a",
         ] {
             assert_eq!(parse(line), None);
         }

@@ -38,7 +38,7 @@ use crate::dm::{node, DevNo, Dm, Info, Name};
 use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
-use crate::mount;
+use crate::mount::{self, overlay::Upper};
 use crate::output::paths;
 use crate::plan::{Plan, Settings};
 use crate::resolve::{Input, Sources};
@@ -91,6 +91,8 @@ pub struct MountAt {
     pub target: PathBuf,
     /// Type and options.
     pub options: mount::Options,
+    /// Where changes go; without, there can be none.
+    pub upper: Option<Upper>,
 }
 
 /// What was set up.
@@ -141,6 +143,8 @@ pub struct MountReport {
     pub fs_type: String,
     /// The options.
     pub options: String,
+    /// An overlay on top takes changes.
+    pub writable: bool,
     /// It was mounted there before.
     pub already: bool,
 }
@@ -286,10 +290,15 @@ fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()
         watch(Step::Mounted(at.target.clone()));
     }
     report.notes.extend(mounted.note);
+    if let Some(upper) = &at.upper {
+        let source = device.display().to_string();
+        mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags)?;
+    }
     report.mount = Some(MountReport {
         target: at.target.clone(),
         fs_type: mounted.fs_type,
         options: mounted.options,
+        writable: at.upper.is_some(),
         already: mounted.already,
     });
     Ok(())

@@ -35,11 +35,11 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-fn run(words: &[&str]) -> Result<Output> {
+pub(super) fn run(words: &[&str]) -> Result<Output> {
     Command::new(OVBD).args(words).output().context(OVBD)
 }
 
-fn json(words: &[&str]) -> Result<Value> {
+pub(super) fn json(words: &[&str]) -> Result<Value> {
     let run = run(words)?;
     let said = String::from_utf8_lossy(&run.stderr);
     ensure!(

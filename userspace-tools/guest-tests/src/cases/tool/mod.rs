@@ -9,6 +9,7 @@ mod basics;
 mod crash;
 mod parallel;
 mod storage;
+mod store;
 mod udev;
 
 use std::fs;
@@ -37,6 +38,7 @@ pub fn cases() -> Vec<Case> {
         crash::cases(),
         udev::cases(),
         parallel::cases(),
+        store::cases(),
     ]
     .into_iter()
     .flatten()
