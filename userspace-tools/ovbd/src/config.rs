@@ -6,6 +6,8 @@
 //! Every field of the format is known here. What this tool cannot honour is an error if the device
 //! would have other contents without it, and a note otherwise; nothing is passed over in silence.
 
+pub mod global;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,10 +31,12 @@ const NAMES_IN_DIR: [&str; 3] = ["overlaybd.commit", ".commit", "overlaybd.seale
 #[non_exhaustive]
 pub enum ConfigError {
     /// It is not the JSON it should be.
-    #[error("{path}: not an image configuration: {source}", path = path.display())]
+    #[error("{path}: not the {what}: {source}", path = path.display())]
     Json {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        what: &'static str,
         /// What was expected, with line and column.
         source: serde_json::Error,
     },
@@ -85,8 +89,38 @@ pub struct ImageConfig {
     pub layers: Vec<LayerConfig>,
     /// Where to write whether setting the image up succeeded.
     pub result_file: Option<PathBuf>,
+    /// How to fetch what is not on this host.
+    pub download: Download,
     /// What was left aside and why: a sentence each, for the user.
     pub notes: Vec<String>,
+}
+
+/// How to fetch layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Download {
+    /// At most so many MiB a second.
+    #[serde(rename = "maxMBps")]
+    pub max_rate: Option<u64>,
+    /// How often to try.
+    #[serde(rename = "tryCnt")]
+    pub tries: Option<u32>,
+}
+
+impl Download {
+    /// This one, and where it says nothing, `other`.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            max_rate: self.max_rate.or(other.max_rate),
+            tries: self.tries.or(other.tries),
+        }
+    }
+
+    /// Bytes a second at most.
+    pub fn bytes_per_second(self) -> Option<u64> {
+        let rate = self.max_rate.filter(|&rate| rate > 0);
+        rate.map(|rate| rate.saturating_mul(1 << 20))
+    }
 }
 
 /// Which file holds a layer.
@@ -135,6 +169,7 @@ impl ImageConfig {
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let raw: RawImage = serde_json::from_str(text).map_err(|source| ConfigError::Json {
             path: path.to_owned(),
+            what: "configuration of an image",
             source,
         })?;
         Reader {
@@ -202,7 +237,7 @@ struct RawImage {
     lowers: Option<Vec<RawLayer>>,
     upper: Option<BTreeMap<String, Value>>,
     result_file: Option<String>,
-    download: Option<Value>,
+    download: Option<Download>,
     acceleration_layer: Option<bool>,
     record_trace_path: Option<String>,
     #[serde(flatten)]
@@ -276,12 +311,6 @@ impl Reader<'_> {
             let reason = "recording a trace of reads needs the userspace daemon";
             return Err(self.unsupported("recordTracePath", reason));
         }
-        if raw.download.is_some_and(|download| download != Value::Null) {
-            self.note(
-                "download",
-                "was ignored: layers are used as they lie on this host",
-            );
-        }
         self.unknown("", raw.unknown);
 
         let mut lowers = raw.lowers.unwrap_or_default();
@@ -303,6 +332,7 @@ impl Reader<'_> {
         Ok(ImageConfig {
             layers,
             result_file,
+            download: raw.download.unwrap_or_default(),
             notes: self.notes,
         })
     }

@@ -4,6 +4,7 @@
 
 mod build;
 mod compress;
+mod config;
 mod df;
 mod down;
 mod extract;
@@ -105,6 +106,7 @@ enum Command {
     Rmi(rmi::Args),
     Gc(gc::Args),
     Df(df::Args),
+    Config(config::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -126,6 +128,7 @@ impl Command {
             Self::Rmi(args) => rmi::run(args, output),
             Self::Gc(args) => gc::run(args, output),
             Self::Df(args) => df::run(args, output),
+            Self::Config(args) => config::run(args, output),
             Self::Completions(args) => generate::completions(args, output),
             Self::Man(args) => generate::man(args, output),
         }

@@ -74,12 +74,7 @@ fn what_changes_nothing_is_named() {
         .collect();
     assert_eq!(
         fields,
-        [
-            "download",
-            "resultfile",
-            "accelerationLayer",
-            "lowers[0].colour"
-        ]
+        ["resultfile", "accelerationLayer", "lowers[0].colour"]
     );
 }
 

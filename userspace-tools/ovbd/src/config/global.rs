@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The configuration of a host (`overlaybd.json`), as it is there for the userspace daemon.
+//!
+//! What concerns fetching layers is used as it is. The rest belongs to the daemon: for each such
+//! field there is a sentence that says what is in its place here, and whether something that was
+//! asked for is missing.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{given, ConfigError, Download};
+use crate::{Error, Result};
+
+/// Where the configuration is, if there is one.
+pub const PATH: &str = "/etc/overlaybd/overlaybd.json";
+/// What is asked for logins if no mode is given.
+const CREDENTIAL_FILE: &str = "/opt/overlaybd/cred.json";
+const P2P_ADDRESS: &str = "http://localhost:9731/accelerator";
+const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What of a host's configuration matters here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Global {
+    /// Where logins come from, if that is configured.
+    pub credentials: Option<CredentialSource>,
+    /// A proxy for blobs: their addresses are appended to this one.
+    pub p2p: Option<String>,
+    /// The certificate to show to registries.
+    pub certificate: Option<Certificate>,
+    /// Who to say that we are.
+    pub user_agent: Option<String>,
+    /// How to fetch.
+    pub download: Download,
+    /// What became of each field.
+    pub findings: Vec<Finding>,
+}
+
+/// Where logins come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// A JSON file with `auths`, read again when a login is refused.
+    File(PathBuf),
+    /// A service that is asked for each blob.
+    Service {
+        /// Where it is.
+        address: ServiceAddress,
+        /// How long it may take.
+        timeout: Duration,
+        /// The certificate to show to it.
+        certificate: Option<Certificate>,
+        /// The only authority that is trusted to know it.
+        authority: Option<PathBuf>,
+    },
+}
+
+/// Where a service for logins is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceAddress {
+    /// `http://` or `https://`.
+    Url(String),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The certificate's file.
+    pub file: PathBuf,
+    /// Its key's file.
+    pub key: PathBuf,
+}
+
+/// What became of a field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The field, `download.maxMBps` for example.
+    pub field: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Why, or what is in its place.
+    pub note: &'static str,
+}
+
+/// What becomes of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It holds here, too.
+    Used,
+    /// It was for the daemon; what it asked for is the case, or something else is in its place.
+    Replaced,
+    /// What it asks for is not to be had.
+    Missing,
+    /// It means nothing to the daemon, either, as far as is known.
+    Unknown,
+}
+
+impl Verdict {
+    /// A word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Used => "used",
+            Self::Replaced => "replaced",
+            Self::Missing => "missing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// When a field asks for what is missing.
+#[derive(Clone, Copy)]
+enum Rule {
+    Is(Verdict),
+    /// It asks for something only if it is `true`.
+    MissingIfTrue,
+}
+
+const USED: Rule = Rule::Is(Verdict::Used);
+const REPLACED: Rule = Rule::Is(Verdict::Replaced);
+
+/// Every field there is: a name that ends in a dot stands for all fields below it. The first that
+/// fits counts.
+const FIELDS: [(&str, Rule, &str); 25] = [
+    (
+        "download.maxMBps",
+        USED,
+        "the rate at which a pull fetches at most",
+    ),
+    (
+        "download.tryCnt",
+        USED,
+        "how often a pull tries before it gives up",
+    ),
+    (
+        "download.",
+        REPLACED,
+        "layers are fetched completely before a device uses them: there is no download in the \
+         background that could wait or be turned off",
+    ),
+    ("p2pConfig.", USED, "blobs are fetched through this proxy"),
+    ("credentialConfig.", USED, "where logins come from"),
+    ("credentialFilePath", USED, "where logins come from"),
+    ("certConfig.", USED, "shown to registries"),
+    ("userAgent", USED, "sent to registries"),
+    ("logConfig.", REPLACED, LOG),
+    ("logLevel", REPLACED, LOG),
+    ("logPath", REPLACED, LOG),
+    (
+        "ioEngine",
+        REPLACED,
+        "the kernel reads the layers' files itself, past the page cache",
+    ),
+    ("cacheConfig.", REPLACED, CACHE),
+    ("cacheType", REPLACED, CACHE),
+    ("registryCacheDir", REPLACED, CACHE),
+    ("registryCacheSizeGB", REPLACED, CACHE),
+    (
+        "gzipCacheConfig.enable",
+        Rule::MissingIfTrue,
+        "layers that point into a gzip file are not supported",
+    ),
+    (
+        "gzipCacheConfig.",
+        REPLACED,
+        "layers that point into a gzip file are not supported",
+    ),
+    (
+        "registryFsVersion",
+        REPLACED,
+        "there is one client for registries",
+    ),
+    (
+        "prefetchConfig.",
+        REPLACED,
+        "layers are fetched completely: nothing is left to prefetch",
+    ),
+    (
+        "exporterConfig.",
+        REPLACED,
+        "`ovbd ls --json` and `ovbd status --json` have the counters, for any exporter",
+    ),
+    ("auditPath", REPLACED, AUDIT),
+    (
+        "serviceConfig.enable",
+        Rule::MissingIfTrue,
+        "there is no service that takes snapshots of running devices",
+    ),
+    (
+        "serviceConfig.",
+        REPLACED,
+        "there is no service that takes snapshots of running devices",
+    ),
+    ("enableAudit", Rule::MissingIfTrue, AUDIT),
+];
+
+const LOG: &str = "there is no daemon that logs: commands say on standard error what is wrong, \
+                   --verbose says more, and what the kernel finds is in its log";
+const CACHE: &str = "layers are kept in the store, complete: `ovbd df` says how much they take, \
+                     `ovbd gc` and `ovbd rmi` remove them, OVBD_STORE says where they are";
+const AUDIT: &str =
+    "reads do not leave the kernel: `ovbd status` counts them, and tracing of block \
+                     devices (blktrace) lists them";
+
+impl Global {
+    /// Reads the configuration at `path`; without one, at [`PATH`] if there is one.
+    pub fn load(path: Option<&Path>) -> Result<Self> {
+        let (path, required) = match path {
+            Some(path) => (path, true),
+            None => (Path::new(PATH), false),
+        };
+        let text = match fs::read_to_string(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !required => {
+                return Ok(Self::default())
+            }
+            other => other.map_err(|e| Error::io("read", path, e))?,
+        };
+        Ok(Self::parse(&text, path)?)
+    }
+
+    /// Parses the text of a configuration that lies at `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let json = |source| ConfigError::Json {
+            path: path.to_owned(),
+            what: "configuration of a host",
+            source,
+        };
+        let fields: Map<String, Value> = serde_json::from_str(text).map_err(json)?;
+        let raw: Raw = serde_json::from_str(text).map_err(json)?;
+        let credentials = raw.credentials(path)?;
+        let field = |field, reason: &str| ConfigError::Field {
+            path: path.to_owned(),
+            field: String::from(field),
+            reason: reason.to_owned(),
+        };
+        let certificate = raw
+            .cert_config
+            .certificate()
+            .map_err(|reason| field("certConfig", reason))?;
+        let p2p = raw.p2p_config.enable.then(|| {
+            let address = given(raw.p2p_config.address);
+            address.unwrap_or_else(|| P2P_ADDRESS.to_owned())
+        });
+        Ok(Self {
+            credentials,
+            p2p,
+            certificate,
+            user_agent: given(raw.user_agent),
+            download: raw.download,
+            findings: findings(&fields),
+        })
+    }
+
+    /// What was asked for and is not to be had: a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let serious =
+            |finding: &&Finding| matches!(finding.verdict, Verdict::Missing | Verdict::Unknown);
+        let notes = self.findings.iter().filter(serious);
+        notes
+            .map(|finding| format!("{}: {}", finding.field, finding.note))
+            .collect()
+    }
+}
+
+/// What becomes of all fields of a configuration.
+fn findings(fields: &Map<String, Value>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, value) in fields {
+        match value {
+            Value::Object(inner) => {
+                let inner = inner.iter();
+                findings
+                    .extend(inner.map(|(field, value)| finding(format!("{name}.{field}"), value)));
+            }
+            value => findings.push(finding(name.clone(), value)),
+        }
+    }
+    findings
+}
+
+fn finding(field: String, value: &Value) -> Finding {
+    let fits = |name: &str| match name.strip_suffix('.') {
+        Some(_) => field.starts_with(name),
+        None => field == name,
+    };
+    let known = FIELDS.iter().find(|(name, ..)| fits(name));
+    let (verdict, note) = match known {
+        None => (Verdict::Unknown, "is not a known field and was ignored"),
+        Some((_, Rule::Is(verdict), note)) => (*verdict, *note),
+        Some((_, Rule::MissingIfTrue, note)) if *value == Value::Bool(true) => {
+            (Verdict::Missing, *note)
+        }
+        Some((_, Rule::MissingIfTrue, note)) => (Verdict::Replaced, *note),
+    };
+    Finding {
+        field,
+        verdict,
+        note,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    #[serde(default)]
+    credential_config: RawCredentials,
+    credential_file_path: Option<String>,
+    #[serde(default)]
+    download: Download,
+    #[serde(default, rename = "p2pConfig")]
+    p2p_config: RawP2p,
+    #[serde(default)]
+    cert_config: RawCertificate,
+    user_agent: Option<String>,
+}
+
+// As deployments have them: these are not in camel case.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawCredentials {
+    mode: Option<String>,
+    path: Option<String>,
+    timeout: Option<u64>,
+    client_cert_path: Option<String>,
+    client_key_path: Option<String>,
+    server_ca_path: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawP2p {
+    enable: bool,
+    address: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawCertificate {
+    cert_file: Option<String>,
+    key_file: Option<String>,
+}
+
+impl RawCertificate {
+    fn certificate(self) -> Result<Option<Certificate>, &'static str> {
+        match (given(self.cert_file), given(self.key_file)) {
+            (None, None) => Ok(None),
+            (Some(file), Some(key)) => Ok(Some(Certificate {
+                file: file.into(),
+                key: key.into(),
+            })),
+            _ => Err("a certificate and its key are needed, and one of them is missing"),
+        }
+    }
+}
+
+impl Raw {
+    fn credentials(&self, path: &Path) -> Result<Option<CredentialSource>, ConfigError> {
+        let config = &self.credential_config;
+        let error = |field: &str, reason: String| ConfigError::Field {
+            path: path.to_owned(),
+            field: format!("credentialConfig.{field}"),
+            reason,
+        };
+        let place = given(config.path.clone());
+        let older = given(self.credential_file_path.clone());
+        let Some(mode) = given(config.mode.clone()) else {
+            return Ok(place
+                .or(older)
+                .map(|file| CredentialSource::File(file.into())));
+        };
+        let required = || {
+            let reason = format!("mode \"{mode}\" needs it");
+            place.clone().ok_or_else(|| error("path", reason))
+        };
+        let address = match mode.as_str() {
+            "file" => {
+                let file = place
+                    .or(older)
+                    .unwrap_or_else(|| CREDENTIAL_FILE.to_owned());
+                return Ok(Some(CredentialSource::File(file.into())));
+            }
+            "http" | "https" => ServiceAddress::Url(required()?),
+            "uds" => ServiceAddress::Socket(required()?.into()),
+            other => {
+                let reason = format!("\"{other}\" is none of file, http, https, uds");
+                return Err(error("mode", reason));
+            }
+        };
+        let certificate = RawCertificate {
+            cert_file: config.client_cert_path.clone(),
+            key_file: config.client_key_path.clone(),
+        };
+        let certificate = certificate.certificate();
+        Ok(Some(CredentialSource::Service {
+            address,
+            timeout: config
+                .timeout
+                .map_or(CREDENTIAL_TIMEOUT, Duration::from_secs),
+            certificate: certificate.map_err(|e| error("client_cert_path", e.to_owned()))?,
+            authority: given(config.server_ca_path.clone()).map(PathBuf::from),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;
