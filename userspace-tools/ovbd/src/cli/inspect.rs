@@ -91,7 +91,8 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     })
 }
 
-fn write_svg(path: &Path, replace: bool, picture: &str) -> Result<()> {
+/// Writes a picture to a file.
+pub(super) fn write_svg(path: &Path, replace: bool, picture: &str) -> Result<()> {
     let file = AtomicFile::create(path.to_owned(), replace)?;
     io::Write::write_all(&mut file.file(), picture.as_bytes())
         .map_err(|e| Error::io("write", path, e))?;

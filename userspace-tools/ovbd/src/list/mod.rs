@@ -2,6 +2,8 @@
 
 //! What is set up on this host, as device-mapper, loop and the list of mounts tell it.
 
+pub mod graph;
+mod memory;
 mod model;
 
 use std::collections::BTreeMap;
@@ -121,6 +123,8 @@ impl Survey {
             .map(|line| layer_devices(&line.params))
             .unwrap_or_default();
         let mounts = mount::mounts_of(info.dev)?;
+        let status = self.status(info);
+        let status = status.and_then(|line| LsmtStatus::parse(&line).ok());
         Ok(Image {
             name: info.name.clone(),
             device: mapper_path(&info.name),
@@ -130,8 +134,10 @@ impl Survey {
             bytes: table.map_or(0, |line| line.length.saturating_mul(SECTOR)),
             open_count: info.open_count,
             mounts: mounts.into_iter().map(|mount| mount.target).collect(),
+            references: Vec::new(),
             layers: lowers.iter().map(|device| self.lower(device)).collect(),
-            counters: self.status(info).and_then(|line| image_counters(&line)),
+            memory_bytes: status.as_ref().map(memory::image),
+            counters: status.as_ref().map(image_counters),
         })
     }
 
@@ -142,6 +148,8 @@ impl Survey {
             .filter_map(|line| line.params.split_whitespace().next());
         let zfile = table.first().filter(|_| role == Role::Zfile);
         let args = zfile.and_then(|line| ZfileArgs::parse(line.params.split_whitespace()).ok());
+        let status = self.status(info);
+        let status = status.and_then(|line| ZfileStatus::parse(&line).ok());
         Inner {
             name: info.name.clone(),
             role: role.word(),
@@ -152,7 +160,8 @@ impl Survey {
             used_by: self.users.get(&info.dev).cloned().unwrap_or_default(),
             lowers: devices.map(|device| self.lower(device)).collect(),
             ignore_crc: args.is_some_and(|args| args.ignore_crc),
-            counters: self.status(info).and_then(|line| layer_counters(&line)),
+            memory_bytes: status.as_ref().map(memory::layer),
+            counters: status.as_ref().map(layer_counters),
         }
     }
 
@@ -204,25 +213,17 @@ fn layer_devices(params: &str) -> Vec<String> {
     devices
 }
 
-fn image_counters(line: &str) -> Option<ImageCounters> {
-    let LsmtStatus {
-        extents,
-        reads,
-        zero_sectors,
-        tail_sectors,
-        ..
-    } = LsmtStatus::parse(line).ok()?;
-    Some(ImageCounters {
-        extents,
-        reads,
-        zero_sectors,
-        tail_sectors,
-    })
+fn image_counters(status: &LsmtStatus) -> ImageCounters {
+    ImageCounters {
+        extents: status.extents,
+        reads: status.reads,
+        zero_sectors: status.zero_sectors,
+        tail_sectors: status.tail_sectors,
+    }
 }
 
-fn layer_counters(line: &str) -> Option<LayerCounters> {
-    let status = ZfileStatus::parse(line).ok()?;
-    Some(LayerCounters {
+fn layer_counters(status: &ZfileStatus) -> LayerCounters {
+    LayerCounters {
         algorithm: status.algorithm.name(),
         block_size: status.block_size,
         blocks: status.blocks,
@@ -233,7 +234,7 @@ fn layer_counters(line: &str) -> Option<LayerCounters> {
         crc_errors: status.crc_errors,
         decompress_errors: status.decompress_errors,
         io_errors: status.io_errors,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -251,13 +252,12 @@ mod tests {
     fn counters_are_read_from_status_lines() {
         let line = "zstd block_size 4096 blocks 3 size 9000 read_sectors 8 decompressed_bytes \
                     12288 cache_hits 1 crc_errors 2 decompress_errors 0 io_errors 5";
-        let counters = layer_counters(line).unwrap();
+        let counters = layer_counters(&ZfileStatus::parse(line).unwrap());
         assert_eq!(
             (counters.algorithm, counters.blocks, counters.crc_errors),
             ("zstd", 3, 2)
         );
         assert_eq!(counters.io_errors, 5);
-        assert_eq!(layer_counters("lz4"), None);
         let line = "layers 2 extents 7 size 16 reads 4 zero_sectors 1 tail_sectors 0";
         let expected = ImageCounters {
             extents: 7,
@@ -265,6 +265,6 @@ mod tests {
             zero_sectors: 1,
             tail_sectors: 0,
         };
-        assert_eq!(image_counters(line), Some(expected));
+        assert_eq!(image_counters(&LsmtStatus::parse(line).unwrap()), expected);
     }
 }

@@ -2,13 +2,17 @@
 
 //! What a listing says. In JSON the fields have the names that they have here.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::dm::Info;
 use crate::identity::Role;
 use crate::output::paths;
+use crate::reference::Reference;
+use crate::store::Store;
+use crate::Result;
 
 /// How far a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +62,47 @@ pub struct Listing {
     pub layers: Vec<Inner>,
 }
 
+impl Listing {
+    /// The file at the bottom of a layer.
+    pub fn file<'a>(&'a self, lower: &'a Lower) -> Option<&'a Path> {
+        let mut lower = lower;
+        loop {
+            if let Some(file) = &lower.file {
+                return Some(file);
+            }
+            let name = lower.name.as_ref()?;
+            let inner = self.layers.iter().find(|inner| inner.name == *name)?;
+            lower = inner.lowers.first()?;
+        }
+    }
+
+    /// How many of an image's layers other images have, too.
+    pub fn shared_layers(&self, image: &Image) -> usize {
+        let others = self.images.iter().filter(|other| other.name != image.name);
+        let used: BTreeSet<&str> = others
+            .flat_map(|other| &other.layers)
+            .map(|lower| lower.number.as_str())
+            .collect();
+        let shared = |lower: &&Lower| used.contains(lower.number.as_str());
+        image.layers.iter().filter(shared).count()
+    }
+
+    /// Finds out which images of a store these are: those whose layers lie in the same files.
+    pub fn recognise(&mut self, store: &Store) -> Result<()> {
+        let records = store.images()?;
+        for at in 0..self.images.len() {
+            let files = |image: &Image| -> Vec<Option<PathBuf>> {
+                let files = image.layers.iter().map(|lower| self.file(lower));
+                files.map(|file| file.map(Path::to_owned)).collect()
+            };
+            let files = files(&self.images[at]);
+            let same = records.iter().filter(|record| store.files(record) == files);
+            self.images[at].references = same.map(|record| record.reference.clone()).collect();
+        }
+        Ok(())
+    }
+}
+
 /// An image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
@@ -79,8 +124,12 @@ pub struct Image {
     /// Where this process sees it mounted.
     #[serde(serialize_with = "paths::many")]
     pub mounts: Vec<PathBuf>,
+    /// What the store knows it by, if its layers lie there.
+    pub references: Vec<Reference>,
     /// What its layers lie on, bottom first.
     pub layers: Vec<Lower>,
+    /// About how much of the kernel's memory it takes, its layers not counted.
+    pub memory_bytes: Option<u64>,
     /// What it has counted.
     pub counters: Option<ImageCounters>,
 }
@@ -106,6 +155,8 @@ pub struct Inner {
     pub lowers: Vec<Lower>,
     /// It does not check the CRCs of blocks.
     pub ignore_crc: bool,
+    /// About how much of the kernel's memory it takes.
+    pub memory_bytes: Option<u64>,
     /// What it has counted.
     pub counters: Option<LayerCounters>,
 }

@@ -144,6 +144,15 @@ impl Store {
         remove(&self.record_path(reference))
     }
 
+    /// The files of an image's layers, bottom first, as far as they are there; as the kernel would
+    /// name them.
+    pub fn files(&self, image: &ImageRecord) -> Vec<Option<PathBuf>> {
+        let files = image.data_layers().map(|layer| self.blob(&layer.digest));
+        files
+            .map(|file| file.and_then(|file| file.canonicalize().ok()))
+            .collect()
+    }
+
     /// The layers of an image as a configuration has them, each in its file in the store.
     ///
     /// # Errors
