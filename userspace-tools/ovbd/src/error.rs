@@ -65,6 +65,10 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
 
+    /// The system does not boot.
+    #[error(transparent)]
+    Boot(#[from] crate::boot::BootError),
+
     /// A loop device could not be had.
     #[error(transparent)]
     Loop(#[from] crate::loopdev::Error),
@@ -125,6 +129,7 @@ impl Error {
             Self::Mount(error) => error.exit_code(),
             Self::Dm(error) => error.exit_code(),
             Self::Store(error) => error.exit_code(),
+            Self::Boot(error) => error.exit_code(),
             Self::Loop(error) => error.exit_code(),
             Self::Output(_) => ExitCode::Failure,
         }

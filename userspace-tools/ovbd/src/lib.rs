@@ -13,6 +13,7 @@
 //! function that can fail returns [`Error`], which knows the exit code that fits it.
 #![deny(unsafe_code)]
 
+pub mod boot;
 mod busy;
 pub mod config;
 pub mod dm;

@@ -11,6 +11,7 @@ mod extract;
 mod gc;
 mod generate;
 mod images;
+mod init;
 mod inspect;
 mod ls;
 mod rmi;
@@ -107,6 +108,7 @@ enum Command {
     Gc(gc::Args),
     Df(df::Args),
     Config(config::Args),
+    Init(init::Args),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -129,6 +131,7 @@ impl Command {
             Self::Gc(args) => gc::run(args, output),
             Self::Df(args) => df::run(args, output),
             Self::Config(args) => config::run(args, output),
+            Self::Init(args) => init::run(args, output),
             Self::Completions(args) => generate::completions(args, output),
             Self::Man(args) => generate::man(args, output),
         }
@@ -137,6 +140,9 @@ impl Command {
 
 /// Parses the command line, runs the command and reports what failed.
 pub fn main() -> ExitCode {
+    if init::is_init() {
+        return init::main();
+    }
     let cli = Cli::parse();
     let output = Output {
         json: cli.global.json,

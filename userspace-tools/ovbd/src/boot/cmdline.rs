@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The kernel's command line.
+
+/// The parameter that names the layers.
+pub const PARAMETER: &str = "ovbd.root";
+
+/// What the command line says about the root.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// The disks that the layers are on, bottom first: each a path below `/dev`, or a serial number.
+    pub layers: Vec<String>,
+    /// Changes are possible (`rw`); they go to memory.
+    pub writable: bool,
+    /// The file system's type (`rootfstype`).
+    pub fs_type: Option<String>,
+    /// Its mount options (`rootflags`).
+    pub flags: Option<String>,
+    /// The program to go on with (`init`).
+    pub init: Option<String>,
+}
+
+impl Parameters {
+    /// Reads a command line. As in the kernel, the last of several counts, and what follows `--` is
+    /// not for us.
+    pub fn parse(line: &str) -> Self {
+        let mut parameters = Self::default();
+        let words = words(line);
+        for word in words.iter().take_while(|word| *word != "--") {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let given = || Some(value.to_owned()).filter(|value| !value.is_empty());
+            match name {
+                PARAMETER => {
+                    let layers = value.split(',').filter(|layer| !layer.is_empty());
+                    parameters.layers = layers.map(ToOwned::to_owned).collect();
+                }
+                "ro" => parameters.writable = false,
+                "rw" => parameters.writable = true,
+                "rootfstype" => parameters.fs_type = given(),
+                "rootflags" => parameters.flags = given(),
+                "init" => parameters.init = given(),
+                _ => {}
+            }
+        }
+        parameters
+    }
+}
+
+/// The words of a line. Double quotes hold spaces together and are not part of a word.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word = String::new();
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            c if c.is_whitespace() && !quoted => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_read() {
+        let line = "console=ttyS0 ro ovbd.root=/dev/vda,,top rootfstype=erofs quiet \
+                    rootflags=nodev init=/bin/a rw -- ro init=/bin/b\n";
+        let expected = Parameters {
+            layers: vec!["/dev/vda".to_owned(), "top".to_owned()],
+            writable: true,
+            fs_type: Some("erofs".to_owned()),
+            flags: Some("nodev".to_owned()),
+            init: Some("/bin/a".to_owned()),
+        };
+        assert_eq!(Parameters::parse(line), expected);
+        assert_eq!(Parameters::parse("quiet"), Parameters::default());
+        assert_eq!(Parameters::parse("init="), Parameters::default());
+    }
+
+    #[test]
+    fn quotes_hold_words_together() {
+        assert_eq!(words(" a  \"b c\"=\"d e\" "), ["a", "b c=d e"]);
+        assert_eq!(words(""), [""; 0]);
+        let line = "\"rootflags=a b\" ovbd.root=x";
+        assert_eq!(Parameters::parse(line).flags.as_deref(), Some("a b"));
+    }
+}
