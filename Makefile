@@ -137,6 +137,8 @@ install-module: module
 install-tools: tools
 	install -D -m 755 $(CARGO_TARGET_DIR)/release/ovbd $(DESTDIR)$(PREFIX)/bin/ovbd
 	install -D -m 755 $(STATIC_OVBD) $(DESTDIR)$(PREFIX)/lib/ovbd/ovbd-static
+	install -D -m 755 userspace-tools/packaging/initramfs $(DESTDIR)$(PREFIX)/lib/ovbd/initramfs
+	install -D -m 644 userspace-tools/packaging/ovbd@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/ovbd@.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man8 $(COMPLETIONS)
 	$(CARGO_TARGET_DIR)/release/ovbd man $(DESTDIR)$(PREFIX)/share/man/man8
 	$(CARGO_TARGET_DIR)/release/ovbd completions bash >$(COMPLETIONS)/ovbd

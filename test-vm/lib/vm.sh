@@ -48,7 +48,16 @@ vm_script() { printf '%s\n' "$1" >"$VM_TREE/etc/run"; }
 
 # vm_module FILE: modprobe finds it in the guest, by name and by alias.
 vm_module() {
-  local kver=${VM_KVER:-$(kernel_release)} guest=${VM_GUEST:-$GUEST} merged=$VM_RUN/modules
+  local kver=${VM_KVER:-$(kernel_release)} merged=$VM_RUN/modules
+  vm_merge_modules "$1" "$merged"
+  mkdir -p "$VM_TREE/lib/modules/$kver"
+  cp -r "$merged/lib/modules/$kver"/{updates,modules.*} "$VM_TREE/lib/modules/$kver/"
+  rm -rf "$merged"
+}
+
+# vm_merge_modules FILE DIR: the guest's modules with FILE among them, as modprobe -d takes them.
+vm_merge_modules() {
+  local kver=${VM_KVER:-$(kernel_release)} guest=${VM_GUEST:-$GUEST} merged=$2
   mkdir -p "$merged/lib/modules"
   cp -al "$guest/tree/lib/modules/$kver" "$merged/lib/modules/$kver"
   mkdir -p "$merged/lib/modules/$kver/updates"
@@ -56,9 +65,6 @@ vm_module() {
     strip --strip-debug -o "/mnt/out/lib/modules/$2/updates/$1" "/mnt/in/$1"
     depmod -b /mnt/out "$2"
   ' sh "$(basename "$1")" "$kver"
-  mkdir -p "$VM_TREE/lib/modules/$kver"
-  cp -r "$merged/lib/modules/$kver"/{updates,modules.*} "$VM_TREE/lib/modules/$kver/"
-  rm -rf "$merged"
 }
 
 # vm_path FILE: what the file is called where QEMU runs.
@@ -121,8 +127,11 @@ vm_boot() {
   local kver=${VM_KVER:-$(kernel_release)} guest=${VM_GUEST:-$GUEST} vmlinuz accel cmdline
   vmlinuz=${VM_VMLINUZ:-$STOCK/usr/lib/modules/$kver/vmlinuz}
   accel=$(vm_accel)
-  pack_cpio "$VM_TREE" "$VM_RUN/run.cpio"
-  cat "$guest/base.cpio" "$VM_RUN/run.cpio" >"$VM_RUN/initrd"
+  # A run may bring an initramfs of its own.
+  if [ ! -e "$VM_RUN/initrd" ]; then
+    pack_cpio "$VM_TREE" "$VM_RUN/run.cpio"
+    cat "$guest/base.cpio" "$VM_RUN/run.cpio" >"$VM_RUN/initrd"
+  fi
   rm -rf "$VM_TREE" "$VM_RUN/run.cpio"
   # A panic ends QEMU; the limits allow for an emulated processor on a busy machine.
   cmdline="console=ttyS0 loglevel=5 panic=-1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 ${OVBD_VM_APPEND:-}"
@@ -153,8 +162,8 @@ vm_boot() {
 }
 
 # With a thread for each CPU, QEMU now and then runs code that the kernel is patching
-# while it boots. Nothing of ours is loaded by then.
-vm_died_early() { [ ! -s "$VM_RESULTS" ] && grep -qs 'Kernel panic' "$VM_CONSOLE"; }
+# while it boots. Nothing of ours is loaded by then. VM_PANICS: a panic is what the run is about.
+vm_died_early() { [ -z "${VM_PANICS:-}" ] && [ ! -s "$VM_RESULTS" ] && grep -qs 'Kernel panic' "$VM_CONSOLE"; }
 
 vm_qemu() {
   local limit=() rc=0
