@@ -61,20 +61,27 @@ fn text(report: &Report) -> String {
 
 /// What was gained, in words.
 pub fn summary(garbage: &Garbage, dry_run: bool) -> String {
-    let removed = garbage.removed.len();
-    let would = if dry_run { " would be" } else { "" };
-    let mut text = match removed {
-        0 => "no layer is unused".to_owned(),
-        1 => format!("1 layer{would} removed"),
-        _ => format!("{removed} layers{would} removed"),
+    let layers = |count: usize| match count {
+        0 => "no layer is".to_owned(),
+        1 => "1 layer is".to_owned(),
+        _ => format!("{count} layers are"),
     };
-    if removed > 0 {
-        text += &format!(", {} gained", Human(garbage.bytes()));
+    let (removed, kept) = (garbage.removed.len(), garbage.in_use.len());
+    let verb = if dry_run { "to be removed" } else { "removed" };
+    let mut text = match (removed, kept) {
+        (0, 0) => "no layer is unused".to_owned(),
+        (0, _) => String::new(),
+        _ => format!(
+            "{} {verb}, {} in all",
+            layers(removed),
+            Human(garbage.bytes())
+        ),
+    };
+    if kept > 0 {
+        let separator = if text.is_empty() { "" } else { "; " };
+        text += &format!("{separator}{} kept for devices that are up", layers(kept));
     }
-    match garbage.in_use.len() {
-        0 => text,
-        n => text + &format!("; {n} kept for devices that are up"),
-    }
+    text
 }
 
 #[cfg(test)]
@@ -100,10 +107,11 @@ mod tests {
         let digest = Digest::of_bytes(b"");
         let expected = format!(
             "{digest}  4.00 KiB\n{digest}  4.00 KiB, incomplete\n\
-             2 layers removed, 8.00 KiB gained; 1 kept for devices that are up\n"
+             2 layers are removed, 8.00 KiB in all; 1 layer is kept for devices that are up\n"
         );
         assert_eq!(text(&report), expected);
         report.garbage.removed.clear();
+        assert_eq!(text(&report), "1 layer is kept for devices that are up\n");
         report.garbage.in_use.clear();
         assert_eq!(text(&report), "no layer is unused\n");
     }

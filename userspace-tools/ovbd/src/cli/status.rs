@@ -60,6 +60,7 @@ fn image_text(image: &Image) -> String {
             c.extents, c.reads, c.zero_sectors
         );
     }
+    text += &memory_text(image.memory_bytes);
     for (i, lower) in image.layers.iter().enumerate() {
         text += &format!("  layer {i}: {}\n", lower_text(lower));
     }
@@ -88,11 +89,17 @@ fn layer_text(layer: &Inner) -> String {
         Some(false) => text += "  no direct I/O: its pages are cached twice\n",
         None => {}
     }
+    text += &memory_text(layer.memory_bytes);
     text + &layer
         .counters
         .as_ref()
         .map(counters_text)
         .unwrap_or_default()
+}
+
+fn memory_text(bytes: Option<u64>) -> String {
+    let line = |bytes| format!("  about {} of the kernel's memory\n", Human(bytes));
+    bytes.map(line).unwrap_or_default()
 }
 
 fn counters_text(c: &LayerCounters) -> String {

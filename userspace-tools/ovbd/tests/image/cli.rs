@@ -25,7 +25,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// The answer of a command that must succeed without a word on standard error.
-fn answer(arguments: &[&str]) -> String {
+pub fn answer(arguments: &[&str]) -> String {
     let output = ovbd(arguments);
     assert!(
         output.status.success(),
@@ -36,14 +36,14 @@ fn answer(arguments: &[&str]) -> String {
     text(&output.stdout).to_owned()
 }
 
-fn json(arguments: &[&str]) -> Value {
+pub fn json(arguments: &[&str]) -> Value {
     let value: Value = serde_json::from_str(&answer(arguments)).unwrap();
     assert_eq!(value["version"], 1);
     value
 }
 
 /// Exit code and standard error of a command that must fail.
-fn failure(arguments: &[&str]) -> (i32, String) {
+pub fn failure(arguments: &[&str]) -> (i32, String) {
     let output = ovbd(arguments);
     assert!(!output.status.success(), "{arguments:?}");
     (
@@ -52,7 +52,7 @@ fn failure(arguments: &[&str]) -> (i32, String) {
     )
 }
 
-fn str(path: &Path) -> &str {
+pub fn str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

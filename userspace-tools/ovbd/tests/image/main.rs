@@ -11,4 +11,5 @@ mod corrupt;
 mod golden;
 mod mkfs;
 mod roundtrip;
+mod store;
 mod support;

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{ensure, Context as _, Result};
 use ovbd::image::digest::Digest;
 use ovbd::store::{Descriptor, ImageRecord, Ingest, Store};
+use rustix::mount::MountFlags;
 
 use super::basics::{json, run};
 use super::{loops, nothing_is_left, Image, OVBD};
@@ -27,6 +28,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.store_image", store_image),
         Case::new("tool.store_parallel", store_parallel),
         Case::new("tool.store_has_a_configurations_layer", configuration),
+        Case::new("tool.store_on_a_full_disk", full_disk),
+        Case::new("tool.hundred_devices", hundred_devices),
         Case::new("tool.writable", writable),
         Case::new("tool.forced", forced),
     ]
@@ -116,6 +119,11 @@ fn store_image(ctx: &mut Ctx) -> Result<()> {
         .count();
     ensure!(in_store == 3, "{:?}", loops());
 
+    let listing = json(&["--json", "ls", "--store", store])?;
+    ensure!(
+        listing["images"][0]["references"][0] == reference,
+        "{listing}"
+    );
     let images = json(&["--json", "images", "--store", store])?;
     ensure!(images["images"][0]["reference"] == reference, "{images}");
     let removed = json(&["--json", "rmi", reference, "--store", store])?;
@@ -216,6 +224,79 @@ fn configuration(ctx: &mut Ctx) -> Result<()> {
         "{report}"
     );
     super::take_down("web")?;
+    nothing_is_left()
+}
+
+/// What does not fit is told before it is fetched, and leaves nothing that is not removed.
+fn full_disk(ctx: &mut Ctx) -> Result<()> {
+    let disk = folder(&ctx.tmp()?, "disk")?;
+    rustix::mount::mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=1m")?;
+    let store = Store::open(Some(disk.join("store")));
+    let refused = store.begin(&describe(b"large").digest, 2 << 20);
+    let fits = store.begin(&describe(b"small").digest, 5);
+    let fetched = fits.and_then(|ingest| match ingest {
+        Ingest::Partial(mut partial) => partial.append(b"small").and(partial.finish()),
+        Ingest::There(path) => Ok(path),
+    });
+    let collected = store.gc(false);
+    let left = fs::read_dir(store.root().join("ingest"))?.count();
+    rustix::mount::unmount(&disk, rustix::mount::UnmountFlags::empty())?;
+    let error = refused.err().context("2 MiB fit into 1 MiB")?.to_string();
+    ensure!(error.contains("cannot reserve room"), "{error}");
+    fetched?;
+    ensure!(
+        collected?.removed.len() == 2 && left == 0,
+        "{left} files are left"
+    );
+    Ok(())
+}
+
+/// The layers of one of twenty images, of one, two or three layers. Not all of them make sense, and
+/// all of them make a disk.
+fn stack(image: usize) -> Vec<usize> {
+    match image {
+        0..3 => vec![image],
+        3..12 => vec![(image - 3) / 3, image % 3],
+        _ => vec![0, (image - 12) / 3, image % 3],
+    }
+}
+
+/// A hundred devices of twenty images that are made of three layers: each layer is there once.
+fn hundred_devices(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::golden(ctx, "lsmt/stack*.zfile", &dir)?;
+    for number in 0..100 {
+        let layers = stack(number % 20).into_iter();
+        let layers = layers.map(|layer| image.layers[layer].clone()).collect();
+        let content = Vec::new();
+        Image { layers, content }.up(&format!("web{number}"))?;
+    }
+    ensure!(super::count("web")? == 100);
+    ensure!(super::count("ovbd-z-")? == 3, "{:?}", super::devices()?);
+    // A file and its last bytes, for each layer.
+    ensure!(loops().len() == 6, "{:?}", loops());
+    let whole = (0..20).find(|number| stack(*number) == [0, 1, 2]);
+    let device = format!("/dev/mapper/web{}", whole.context("stack")?);
+    crate::read::check_once(Path::new(&device), image.content)?;
+
+    let picture = dir.join("images.svg");
+    let svg = picture.to_str().context("path")?;
+    let listing = json(&["--json", "ls", "--svg", svg])?;
+    let images = listing["images"].as_array().context("images")?;
+    ensure!(images.len() == 100, "{} images", images.len());
+    ensure!(
+        images
+            .iter()
+            .all(|image| image["memory_bytes"].as_u64() > Some(0)),
+        "{listing}"
+    );
+    ensure!(
+        fs::read_to_string(picture)?
+            .matches("class=\"image\"")
+            .count()
+            == 100
+    );
+    ensure!(run(&["down", "--all"])?.status.success());
     nothing_is_left()
 }
 
