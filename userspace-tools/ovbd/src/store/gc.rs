@@ -108,6 +108,9 @@ impl Store {
         let wanted = |digest: &Digest| {
             !needed.contains(digest) && candidates.is_none_or(|some| some.contains(digest))
         };
+        if !dry_run {
+            self.sweep_records()?;
+        }
         let mut garbage = Garbage::default();
         for (found, path, meta) in files(&self.blobs_folder(), false)? {
             if !wanted(&found.digest) {
@@ -125,6 +128,20 @@ impl Store {
             }
         }
         Ok(garbage)
+    }
+
+    /// Removes records that processes died while writing: with the lock held, nobody writes one.
+    fn sweep_records(&self) -> Result<()> {
+        for entry in entries(&self.images_folder())? {
+            let path = entry.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "part")
+            {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -343,7 +343,14 @@ fn what_a_dead_pull_left_goes() {
     let lease = store.leases_folder().join("1-0.json");
     fs::write(&lease, format!("[\"{}\"]", blob.digest)).unwrap();
     fs::set_permissions(&lease, fs::Permissions::from_mode(0o600)).unwrap();
+    make_folder(&store.images_folder()).unwrap();
+    let record = store.images_folder().join(".0.json.1-0.part");
+    fs::write(&record, "{").unwrap();
+    assert_eq!(store.images().unwrap(), []);
+    assert_eq!(store.gc(true).unwrap().removed.len(), 1);
+    assert!(record.exists());
     assert_eq!(store.gc(false).unwrap().removed.len(), 1);
+    assert!(!record.exists());
     assert_eq!(names(&store.leases_folder()), [""; 0]);
 }
 
