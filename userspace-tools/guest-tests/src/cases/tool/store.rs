@@ -344,7 +344,13 @@ fn writable(ctx: &mut Ctx) -> Result<()> {
         "the change is lost"
     );
     super::take_down("web")?;
-    up("--writable")?;
+    // As after a process that died before it had put the overlay on top.
+    ensure!(up("--quiet")?["mount"]["writable"] == false);
+    ensure!(fs::write(mnt.join("our-change"), "new").is_err());
+    let report = up("--writable")?;
+    ensure!(report["mount"]["already"] == true, "{report}");
+    fs::write(mnt.join("our-change"), "new")?;
+    fs::remove_file(mnt.join("our-change"))?;
     image::compare_files(&ctx.golden()?, &mnt)?;
     super::take_down("web")?;
     nothing_is_left()
