@@ -6,6 +6,7 @@
 //! Every field of the format is known here. What this tool cannot honour is an error if the device
 //! would have other contents without it, and a note otherwise; nothing is passed over in silence.
 
+mod download;
 pub mod global;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use crate::error::ExitCode;
 use crate::image::digest::Digest;
 use crate::resolve::RemoteBlob;
 use crate::{Error, Result};
+
+pub use download::Download;
 
 /// The most layers an image can have.
 pub const LAYERS_MAX: usize = 255;
@@ -93,34 +96,6 @@ pub struct ImageConfig {
     pub download: Download,
     /// What was left aside and why: a sentence each, for the user.
     pub notes: Vec<String>,
-}
-
-/// How to fetch layers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct Download {
-    /// At most so many MiB a second.
-    #[serde(rename = "maxMBps")]
-    pub max_rate: Option<u64>,
-    /// How often to try.
-    #[serde(rename = "tryCnt")]
-    pub tries: Option<u32>,
-}
-
-impl Download {
-    /// This one, and where it says nothing, `other`.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            max_rate: self.max_rate.or(other.max_rate),
-            tries: self.tries.or(other.tries),
-        }
-    }
-
-    /// Bytes a second at most.
-    pub fn bytes_per_second(self) -> Option<u64> {
-        let rate = self.max_rate.filter(|&rate| rate > 0);
-        rate.map(|rate| rate.saturating_mul(1 << 20))
-    }
 }
 
 /// Which file holds a layer.

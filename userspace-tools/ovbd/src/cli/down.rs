@@ -35,7 +35,8 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   ovbd down web
-  ovbd down --all --deferred";
+  ovbd down --all --deferred
+  ovbd down --force web";
 
 #[derive(Serialize)]
 struct Reports {

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-use std::collections::{BTreeMap, BTreeSet};
+mod gc;
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
-use super::gc::InUse;
 use super::*;
 use crate::error::ExitCode;
-use crate::loopdev::FileId;
 use crate::reference::Reference;
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -270,118 +270,6 @@ fn a_configuration_names_the_files() {
         .insert(annotation("turbo-oci/target-digest"), "sha256:x".into());
     let error = store.config(&app).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Invalid);
-}
-
-#[test]
-fn blobs_without_an_image_are_removed() {
-    let (_folder, store) = store();
-    assert_eq!(store.gc(false).unwrap(), Garbage::default());
-    assert!(!store.root().exists());
-    let kept = put(&store, b"kept");
-    let lost = put(&store, b"lost");
-    store
-        .record(&image("r.example/app:1", std::slice::from_ref(&kept)))
-        .unwrap();
-    let found = store.gc(true).unwrap();
-    assert_eq!(found.removed.len(), 1);
-    assert!(store.blob(&lost.digest).is_some());
-    let removed = store.gc(false).unwrap();
-    assert_eq!(removed, found);
-    assert_eq!(removed.removed[0].digest, lost.digest);
-    assert!(removed.bytes() > 0);
-    assert_eq!(store.blob(&lost.digest), None);
-    assert!(store.blob(&kept.digest).is_some());
-}
-
-#[test]
-fn what_a_loop_device_is_on_stays() {
-    let (_folder, store) = store();
-    let by_inode = put(&store, b"by inode");
-    let by_path = put(&store, b"by path");
-    let lost = put(&store, b"lost");
-    let path = |blob: &Descriptor| store.blob(&blob.digest).unwrap();
-    let file = File::open(path(&by_inode)).unwrap();
-    let in_use = InUse {
-        files: BTreeSet::from([FileId::of(&file).unwrap()]),
-        paths: BTreeSet::from([path(&by_path).canonicalize().unwrap()]),
-    };
-    let garbage = store.collect(&in_use, false, None).unwrap();
-    assert_eq!(garbage.removed.len(), 1);
-    assert_eq!(garbage.removed[0].digest, lost.digest);
-    let mut stayed: Vec<_> = garbage.in_use.iter().map(|blob| blob.digest).collect();
-    stayed.sort();
-    let mut expected = [by_inode.digest, by_path.digest];
-    expected.sort();
-    assert_eq!(stayed, expected);
-}
-
-#[test]
-fn what_a_running_pull_needs_stays() {
-    let (_folder, store) = store();
-    let blob = put(&store, b"blob");
-    let mut arriving = partial(&store, b"arriving");
-    arriving.append(b"arr").unwrap();
-    let digest = *arriving.digest();
-    let lease = store.lease([blob.digest, digest]).unwrap();
-    let other = store.lease([]).unwrap();
-    assert_eq!(names(&store.leases_folder()).len(), 2);
-    drop((arriving, other));
-    assert_eq!(store.gc(false).unwrap(), Garbage::default());
-    drop(lease);
-    assert_eq!(names(&store.leases_folder()), [""; 0]);
-    let garbage = store.gc(false).unwrap();
-    assert_eq!(garbage.removed.len(), 2);
-    assert!(garbage.removed[1].partial);
-    assert_eq!(names(&store.ingest_folder()), [""; 0]);
-}
-
-#[test]
-fn what_a_dead_pull_left_goes() {
-    let (_folder, store) = store();
-    let blob = put(&store, b"blob");
-    make_folder(&store.leases_folder()).unwrap();
-    let lease = store.leases_folder().join("1-0.json");
-    fs::write(&lease, format!("[\"{}\"]", blob.digest)).unwrap();
-    fs::set_permissions(&lease, fs::Permissions::from_mode(0o600)).unwrap();
-    make_folder(&store.images_folder()).unwrap();
-    let record = store.images_folder().join(".0.json.1-0.part");
-    fs::write(&record, "{").unwrap();
-    assert_eq!(store.images().unwrap(), []);
-    assert_eq!(store.gc(true).unwrap().removed.len(), 1);
-    assert!(record.exists());
-    assert_eq!(store.gc(false).unwrap().removed.len(), 1);
-    assert!(!record.exists());
-    assert_eq!(names(&store.leases_folder()), [""; 0]);
-}
-
-#[test]
-fn what_is_being_written_stays_even_without_a_lease() {
-    let (_folder, store) = store();
-    let mut arriving = partial(&store, b"arriving");
-    arriving.append(b"arr").unwrap();
-    assert_eq!(store.gc(false).unwrap().removed, []);
-    arriving.append(b"iving").unwrap();
-    arriving.finish().unwrap();
-}
-
-#[test]
-fn an_image_goes_with_what_only_it_has() {
-    let (_folder, store) = store();
-    let shared = put(&store, b"shared");
-    let own = put(&store, b"own");
-    let unrelated = put(&store, b"unrelated");
-    let app = image("r.example/app:1", &[shared.clone(), own.clone()]);
-    let other = image("r.example/app:2", std::slice::from_ref(&shared));
-    store.record(&app).unwrap();
-    store.record(&other).unwrap();
-    let garbage = store.remove_image(&app.reference).unwrap();
-    assert_eq!(garbage.removed.len(), 1);
-    assert_eq!(garbage.removed[0].digest, own.digest);
-    assert!(store.blob(&shared.digest).is_some());
-    assert!(store.blob(&unrelated.digest).is_some());
-    assert_eq!(store.images().unwrap(), [other]);
-    let error = store.remove_image(&app.reference).unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::NotFound);
 }
 
 #[test]

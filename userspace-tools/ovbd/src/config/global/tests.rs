@@ -168,28 +168,6 @@ fn a_proxy() {
 }
 
 #[test]
-fn an_images_own_settings_come_first() {
-    let image = Download {
-        max_rate: Some(1),
-        tries: None,
-    };
-    let host = Download {
-        max_rate: Some(2),
-        tries: Some(3),
-    };
-    let expected = Download {
-        max_rate: Some(1),
-        tries: Some(3),
-    };
-    assert_eq!(image.or(host), expected);
-    let unlimited = Download {
-        max_rate: Some(0),
-        tries: None,
-    };
-    assert_eq!(unlimited.bytes_per_second(), None);
-}
-
-#[test]
 fn a_file_that_has_to_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("overlaybd.json");
