@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use ovbd::dm::udev::Udev;
-use ovbd::dm::{Dm, Id};
+use ovbd::dm::{node, Dm, Id};
 use rustix::mount::UnmountFlags;
 
 use super::{loops, output};
@@ -44,9 +44,12 @@ impl Cleanup {
     /// Takes it down.
     pub fn run(self) -> Result<()> {
         match self {
-            Self::Device(name) => Dm::open()?
-                .remove(Id::Name(&name), &Udev::begin())
-                .context(name),
+            Self::Device(name) => {
+                let removed = Dm::open()?.remove(Id::Name(&name), &Udev::begin());
+                // Where a test has called dmsetup, that has made a node.
+                node::forget(&name);
+                removed.context(name)
+            }
             Self::Loop(path) => loops::detach(&path),
             Self::Mount(dir) => unmount(&dir),
             Self::Folder(dir) => fs::remove_dir_all(&dir).context(dir.display().to_string()),

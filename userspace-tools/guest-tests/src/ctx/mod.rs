@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::udev::Udev;
-use ovbd::dm::{DevNo, Dm, Error as DmError, Id, Target};
+use ovbd::dm::{node, DevNo, Dm, Error as DmError, Id, Target};
 use rustix::mount::MountFlags;
 
 use crate::golden::{Golden, MARKER};
@@ -192,6 +192,7 @@ impl Ctx {
 
     /// A device is gone without our doing.
     pub fn forget(&mut self, device: &Device) {
+        node::forget(&device.name);
         self.undo
             .retain(|undo| !matches!(undo, Cleanup::Device(name) if *name == device.name));
     }
