@@ -73,6 +73,11 @@ pub enum Error {
     #[error(transparent)]
     Loop(#[from] crate::loopdev::Error),
 
+    /// An image could not be pulled or pushed.
+    #[cfg(feature = "registry")]
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+
     /// Standard output cannot take the answer.
     #[error("cannot write to standard output: {0}")]
     Output(io::Error),
@@ -131,6 +136,8 @@ impl Error {
             Self::Store(error) => error.exit_code(),
             Self::Boot(error) => error.exit_code(),
             Self::Loop(error) => error.exit_code(),
+            #[cfg(feature = "registry")]
+            Self::Registry(error) => error.exit_code(),
             Self::Output(_) => ExitCode::Failure,
         }
     }

@@ -28,6 +28,8 @@ pub mod mount;
 pub mod output;
 pub mod plan;
 pub mod reference;
+#[cfg(feature = "registry")]
+pub mod registry;
 pub mod resolve;
 pub mod step;
 pub mod store;

@@ -39,7 +39,7 @@ const SQUASHFS_MAGIC: &[u8] = b"hsqs";
 const XFS_MAGIC: &[u8] = b"XFSB";
 
 /// What is looked at, in bytes.
-const LENGTH: usize = 2048;
+pub const LENGTH: usize = 2048;
 
 impl FileSystem {
     /// Looks at a device; `None` if nothing is recognised.
@@ -55,7 +55,8 @@ impl FileSystem {
         Ok(Self::recognise(&bytes))
     }
 
-    fn recognise(bytes: &[u8; LENGTH]) -> Option<Self> {
+    /// Looks at the first bytes of a device.
+    pub fn recognise(bytes: &[u8; LENGTH]) -> Option<Self> {
         let (front, superblock) = bytes.split_at(SUPERBLOCK_AT as usize);
         if front.starts_with(XFS_MAGIC) {
             Some(Self::Xfs)

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Single requests: encryption, redirects, and what of a failure may be told.
+//!
+//! Redirects are followed here and not by the HTTP library, so that one place decides what goes
+//! along: credentials never leave the scheme, host and port that they are for.
+
+use std::io::{self, Read};
+use std::time::{Duration, SystemTime};
+
+use secrecy::{ExposeSecret, SecretString};
+use ureq::http::{self, header, HeaderMap, HeaderValue, Method};
+use ureq::{Agent, AsSendBody, BodyReader, Proxy, SendBody};
+
+use super::tls::{self, TlsFiles, Trust};
+use super::url::Url;
+use super::RegistryError;
+
+/// Hops that a request may take.
+const MAX_REDIRECTS: usize = 5;
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(20);
+/// How much is read from the network at a time, bytes.
+const INPUT_BUFFER: usize = 256 << 10;
+/// Who we say that we are.
+const USER_AGENT: &str = concat!("ovbd/", env!("CARGO_PKG_VERSION"));
+
+/// How to reach registries.
+#[derive(Clone, Debug)]
+pub struct HttpOptions {
+    /// Speak without encryption to hosts other than this one.
+    pub plain_http: bool,
+    /// Certificates.
+    pub tls: TlsFiles,
+    /// Who to say that we are.
+    pub user_agent: Option<String>,
+    /// How long a connection may be silent.
+    pub stall: Duration,
+    /// Connections that are kept open to one host.
+    pub connections: usize,
+}
+
+/// What sends requests.
+#[derive(Debug)]
+pub(super) struct Http {
+    /// By way of the proxy that the environment names.
+    proxied: Agent,
+    /// For addresses on this host.
+    direct: Agent,
+    plain_http: bool,
+    stall: Duration,
+}
+
+/// What goes along with a request.
+#[derive(Clone, Copy)]
+pub(super) enum Payload<'a> {
+    /// Nothing.
+    None,
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// What this gives, anew for each request.
+    Stream(&'a dyn Stream),
+}
+
+/// Something long to be sent.
+pub(super) trait Stream: Sync {
+    /// Its length, bytes.
+    fn size(&self) -> u64;
+
+    /// Its bytes, from the first on.
+    fn open(&self) -> io::Result<Box<dyn Read + '_>>;
+}
+
+/// A request.
+#[derive(Clone)]
+pub(super) struct Request<'a> {
+    /// What to do.
+    pub method: Method,
+    /// With what.
+    pub url: Url,
+    /// Headers that may go to any host.
+    pub headers: Vec<(&'static str, String)>,
+    /// The header that may not.
+    pub authorization: Option<SecretString>,
+    /// What goes along.
+    pub payload: Payload<'a>,
+}
+
+impl<'a> Request<'a> {
+    /// A request without anything around it.
+    pub fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            headers: Vec::new(),
+            authorization: None,
+            payload: Payload::None,
+        }
+    }
+
+    /// The same with a header.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same with a body.
+    pub fn payload(mut self, payload: Payload<'a>) -> Self {
+        self.payload = payload;
+        self
+    }
+}
+
+/// An answer, of any status; its body is still to be read.
+pub(super) struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// Who answered, after redirects.
+    pub url: Url,
+    /// Whether it came from the host that was asked.
+    pub from_origin: bool,
+    body: BodyReader<'static>,
+}
+
+impl Http {
+    pub fn new(options: &HttpOptions) -> Result<Self, RegistryError> {
+        let tls = tls::config(&options.tls, Trust::Both)?;
+        let agent = |proxy: Option<Proxy>| -> Agent {
+            Agent::config_builder()
+                .tls_config(tls.clone())
+                .proxy(proxy)
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .user_agent(options.user_agent.as_deref().unwrap_or(USER_AGENT))
+                .accept_encoding("identity")
+                .input_buffer_size(INPUT_BUFFER)
+                .max_idle_connections(2 * options.connections)
+                .max_idle_connections_per_host(options.connections)
+                .timeout_connect(Some(CONNECT))
+                .timeout_per_read(Some(options.stall))
+                .timeout_per_write(Some(options.stall))
+                .build()
+                .into()
+        };
+        check_header(options.user_agent.as_deref())?;
+        Ok(Self {
+            proxied: agent(Proxy::try_from_env()),
+            direct: agent(None),
+            plain_http: options.plain_http,
+            stall: options.stall,
+        })
+    }
+
+    /// Sends a request and follows redirects. A status that tells of an error is none here.
+    pub fn send(&self, request: &Request<'_>) -> Result<Answer, RegistryError> {
+        let mut url = request.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = self.hop(request, &url)?;
+            match answer.redirect(request)? {
+                Some(next) => url = next,
+                None => return Ok(answer),
+            }
+        }
+        Err(RegistryError::Protocol {
+            url: request.url.to_string(),
+            problem: format!("redirected more than {MAX_REDIRECTS} times"),
+        })
+    }
+
+    fn hop(&self, request: &Request<'_>, url: &Url) -> Result<Answer, RegistryError> {
+        if !url.is_encrypted() && !url.is_loopback() && !self.plain_http {
+            return Err(RegistryError::Insecure {
+                url: url.to_string(),
+            });
+        }
+        let from_origin = url.same_origin(&request.url);
+        let authorization = request.authorization.as_ref().filter(|_| from_origin);
+        let mut head = http::Request::builder()
+            .method(&request.method)
+            .uri(url.uri());
+        for (name, value) in &request.headers {
+            head = head.header(*name, value);
+        }
+        if let Some(secret) = authorization {
+            head = head.header(header::AUTHORIZATION, sensitive(secret, url)?);
+        }
+        let agent = if url.is_loopback() {
+            &self.direct
+        } else {
+            &self.proxied
+        };
+        let answer = match request.payload {
+            Payload::None => run(agent, head, ()),
+            Payload::Bytes(bytes) => run(agent, head, bytes),
+            Payload::Stream(stream) => match stream.open() {
+                Ok(mut bytes) => {
+                    let head = head.header(header::CONTENT_LENGTH, stream.size());
+                    run(agent, head, SendBody::from_reader(&mut bytes))
+                }
+                Err(e) => Err(ureq::Error::Io(e)),
+            },
+        };
+        let (head, body) = answer.map_err(|e| self.failure(url, &e))?.into_parts();
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            url: url.clone(),
+            from_origin,
+            body: body.into_reader(),
+        })
+    }
+
+    /// Whether what is at `url`, an `https` address of this host, speaks TLS at all.
+    pub fn speaks_tls(&self, url: &Url) -> bool {
+        let head = http::Request::builder().method(Method::GET).uri(url.uri());
+        match run(&self.direct, head, ()) {
+            Ok(_) => true,
+            Err(e) => matches!(
+                tls_error(&e),
+                Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+            ),
+        }
+    }
+
+    /// What to tell about a request that got no answer.
+    pub fn failure(&self, url: &Url, error: &ureq::Error) -> RegistryError {
+        let (reason, passing) = match (tls_error(error), error) {
+            (Some(rustls::Error::InvalidCertificate(e)), _) => (
+                format!("its certificate is not trusted ({e:?}); --ca names another authority"),
+                false,
+            ),
+            (Some(rustls::Error::InvalidMessage(_)), _) => (
+                "does not speak TLS; --plain-http does without".to_owned(),
+                false,
+            ),
+            (Some(e), _) => (format!("TLS: {e}"), false),
+            (None, ureq::Error::Timeout(ureq::Timeout::Connect)) => (
+                format!("cannot be reached within {} s", CONNECT.as_secs()),
+                true,
+            ),
+            (None, ureq::Error::Timeout(_)) => (silence(self.stall), true),
+            (None, ureq::Error::Io(e)) => (e.to_string(), true),
+            (None, ureq::Error::HostNotFound) => ("there is no such host".to_owned(), false),
+            (None, ureq::Error::ConnectionFailed) => ("cannot be reached".to_owned(), true),
+            // The others quote no address with a secret in it.
+            (None, ureq::Error::Protocol(e)) => (format!("does not speak HTTP: {e}"), true),
+            (None, _) => ("the request cannot be made".to_owned(), false),
+        };
+        RegistryError::Connection {
+            url: url.to_string(),
+            reason,
+            passing,
+        }
+    }
+}
+
+fn silence(stall: Duration) -> String {
+    format!("sent nothing for {} s", stall.as_secs_f32())
+}
+
+fn run(
+    agent: &Agent,
+    head: http::request::Builder,
+    body: impl AsSendBody,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    agent.run(head.body(body)?)
+}
+
+/// The error of TLS that `error` is about.
+fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn sensitive(secret: &SecretString, url: &Url) -> Result<HeaderValue, RegistryError> {
+    let mut value =
+        HeaderValue::from_str(secret.expose_secret()).map_err(|_| RegistryError::Credentials {
+            origin: url.to_string(),
+            problem: "the credentials have characters that cannot be sent".to_owned(),
+        })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn check_header(user_agent: Option<&str>) -> Result<(), RegistryError> {
+    match user_agent.map(HeaderValue::from_str) {
+        Some(Err(_)) => Err(RegistryError::Option(
+            "userAgent: has characters that cannot be sent".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Answer {
+    /// The value of a header, if it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What `Content-Length` says.
+    pub fn length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    /// Where the answer sends us on. Only what reads is sent on.
+    fn redirect(&self, request: &Request<'_>) -> Result<Option<Url>, RegistryError> {
+        let reads = matches!(request.method, Method::GET | Method::HEAD);
+        if !reads || !matches!(self.status, 301 | 302 | 303 | 307 | 308) {
+            return Ok(None);
+        }
+        let next = self.header("location").and_then(|to| self.url.join(to));
+        next.map(Some).ok_or_else(|| RegistryError::Protocol {
+            url: self.url.to_string(),
+            problem: "redirects to no address that can be followed".to_owned(),
+        })
+    }
+
+    /// The error that this answer is.
+    pub fn error(&self) -> RegistryError {
+        RegistryError::Status {
+            url: self.url.to_string(),
+            status: self.status,
+            retry_after: self.header("retry-after").and_then(parse_retry_after),
+        }
+    }
+
+    /// The whole body, which is not to be larger than `most` bytes.
+    pub fn read_all(self, http: &Http, most: usize) -> Result<Vec<u8>, RegistryError> {
+        let too_large = |url: &Url| RegistryError::Protocol {
+            url: url.to_string(),
+            problem: format!(
+                "the answer is larger than {most} bytes, which is more than it may be"
+            ),
+        };
+        if self.length().is_some_and(|length| length > most as u64) {
+            return Err(too_large(&self.url));
+        }
+        let mut bytes = Vec::new();
+        let url = self.url.clone();
+        let limit = most as u64 + 1;
+        match self.body.take(limit).read_to_end(&mut bytes) {
+            Err(e) => Err(http.failure(&url, &ureq::Error::from(e))),
+            Ok(_) if bytes.len() > most => Err(too_large(&url)),
+            Ok(_) => Ok(bytes),
+        }
+    }
+}
+
+impl Read for Answer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.body.read(buffer)
+    }
+}
+
+/// Seconds, or a date.
+fn parse_retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_ask_to_be_left_alone_in_two_ways() {
+        assert_eq!(parse_retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(
+            parse_retry_after("Wed, 21 Oct 2015 07:28:00 GMT"),
+            Some(Duration::ZERO)
+        );
+        let later = SystemTime::now() + Duration::from_secs(3600);
+        let text = httpdate::fmt_http_date(later);
+        assert!(parse_retry_after(&text).unwrap() > Duration::from_secs(3000));
+        assert_eq!(parse_retry_after("soon"), None);
+    }
+}
