@@ -14,9 +14,17 @@ mod images;
 mod init;
 mod inspect;
 mod ls;
+#[cfg(feature = "registry")]
+mod pull;
+#[cfg(feature = "registry")]
+mod push;
+#[cfg(feature = "registry")]
+mod registry;
 mod rmi;
 mod status;
 mod table;
+#[cfg(feature = "registry")]
+mod transfer;
 mod up;
 mod verify;
 
@@ -51,9 +59,9 @@ struct Global {
     /// Print no progress and no remarks, only the answer and errors
     #[arg(short, long, global = true)]
     quiet: bool,
-    /// Print every step that is taken on the host
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
-    verbose: bool,
+    /// Print every step that is taken on the host; twice: every request to a registry
+    #[arg(short, long, global = true, conflicts_with = "quiet", action = clap::ArgAction::Count)]
+    verbose: u8,
 }
 
 /// Where images are kept.
@@ -103,6 +111,10 @@ enum Command {
     Down(down::Args),
     Ls(ls::Args),
     Status(status::Args),
+    #[cfg(feature = "registry")]
+    Pull(pull::Args),
+    #[cfg(feature = "registry")]
+    Push(push::Args),
     Images(images::Args),
     Rmi(rmi::Args),
     Gc(gc::Args),
@@ -126,6 +138,10 @@ impl Command {
             Self::Down(args) => down::run(args, output),
             Self::Ls(args) => ls::run(args, output),
             Self::Status(args) => status::run(args, output),
+            #[cfg(feature = "registry")]
+            Self::Pull(args) => pull::run(args, output),
+            #[cfg(feature = "registry")]
+            Self::Push(args) => push::run(args, output),
             Self::Images(args) => images::run(args, output),
             Self::Rmi(args) => rmi::run(args, output),
             Self::Gc(args) => gc::run(args, output),

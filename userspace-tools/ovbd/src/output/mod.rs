@@ -25,8 +25,8 @@ pub struct Output {
     pub json: bool,
     /// No progress and no remarks.
     pub quiet: bool,
-    /// Every step.
-    pub verbose: bool,
+    /// Every step; from 2 on every request, too.
+    pub verbose: u8,
 }
 
 #[derive(Serialize)]
@@ -58,6 +58,15 @@ impl Output {
         }
     }
 
+    /// Writes a JSON document, one of several, as a line to standard output.
+    pub fn event<T: Serialize>(&self, body: &T) -> Result<()> {
+        let version = JSON_VERSION;
+        let mut line = serde_json::to_string(&Versioned { version, body })
+            .map_err(|e| Error::Output(e.into()))?;
+        line.push('\n');
+        self.write(&line)
+    }
+
     /// Writes `text` to standard output. A reader that has gone away is not an error: `ovbd … |
     /// head` is fine.
     pub fn write(&self, text: &str) -> Result<()> {
@@ -81,7 +90,16 @@ impl Output {
 
     /// Tells the person who asked for it what is being done, on standard error.
     pub fn detail(&self, text: impl std::fmt::Display) {
-        if self.verbose {
+        self.tell_from(1, text);
+    }
+
+    /// The same for what few want to know.
+    pub fn trace(&self, text: impl std::fmt::Display) {
+        self.tell_from(2, text);
+    }
+
+    fn tell_from(&self, level: u8, text: impl std::fmt::Display) {
+        if self.verbose >= level {
             let _ = writeln!(io::stderr(), "ovbd: {text}");
         }
     }
