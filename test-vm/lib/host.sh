@@ -5,9 +5,10 @@
 # packages, and a Debian mirror. Each check ends with a sentence, not a trace.
 
 # Only what cannot come from the build root: everything else (compilers, QEMU,
-# file system tools) is installed in there, and is the same on every machine.
-HOST_PACKAGES=(mmdebstrap)
-HOST_COMMANDS=(mmdebstrap unshare flock)
+# file system tools) is installed in there, and is the same on every machine. The unit
+# tests run here, and need a registry, a client of it, and certificates.
+HOST_PACKAGES=(mmdebstrap docker-registry skopeo openssl)
+HOST_COMMANDS=(mmdebstrap unshare flock docker-registry skopeo openssl prlimit)
 
 NEED_MIB=9000   # build root 2.6 GB, kernel tree 2.1 GB, packages, images, cargo's output
 
@@ -47,7 +48,9 @@ host_packages_missing() {
 }
 
 stage_host() {
+  local registry_is_new=
   host_packages_missing || return 0
+  have docker-registry || registry_is_new=1
   have apt-get || fail "these commands are needed: ${HOST_COMMANDS[*]}" "install them with this system's package manager"
   export DEBIAN_FRONTEND=noninteractive
   # The lists may be missing or too old to name what the mirror has today.
@@ -55,6 +58,10 @@ stage_host() {
     apt-get "${apt_opts[@]}" update
     apt-get "${apt_opts[@]}" install -y --no-install-recommends "${HOST_PACKAGES[@]}"
   }
+  # Its package starts a service; tests start their own, and nobody asked for another.
+  if [ -n "$registry_is_new" ] && have systemctl; then
+    systemctl disable --now docker-registry.service >/dev/null 2>&1 || true
+  fi
   ! host_packages_missing || fail "installed ${HOST_PACKAGES[*]}, yet one of these is not there: ${HOST_COMMANDS[*]}"
 }
 

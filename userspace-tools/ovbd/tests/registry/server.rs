@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! A server on loopback that does what a test wants, right or wrong, and remembers what it was
+//! asked.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// No test needs more requests; a client that makes more is in a loop.
+const MAX_REQUESTS: usize = 500;
+
+/// What a client asked.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// By name in small letters.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+    /// How many requests came before this one.
+    pub number: usize,
+}
+
+impl Asked {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The first byte of a range that is asked for.
+    pub fn from(&self) -> Option<usize> {
+        let range = self.header("range")?.strip_prefix("bytes=")?;
+        range.strip_suffix('-')?.parse().ok()
+    }
+
+    pub fn is_blob(&self) -> bool {
+        self.path.contains("/blobs/")
+    }
+}
+
+/// What happens behind the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// The connection stays for the next request.
+    Stay,
+    /// It is closed.
+    Close,
+    /// Nothing, until the client closes it.
+    Hang,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// What `Content-Length` says, if not the truth; with `None` in it, nothing.
+    pub length: Option<Option<u64>>,
+    /// The body comes in pieces of this size, each sent alone.
+    pub pieces: usize,
+    pub then: Then,
+}
+
+impl Reply {
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+            length: None,
+            pieces: usize::MAX,
+            then: Then::Stay,
+        }
+    }
+
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// The same, but only the first `length` bytes arrive.
+    pub fn cut(mut self, length: usize, then: Then) -> Self {
+        self.length = Some(Some(self.body.len() as u64));
+        self.body.truncate(length);
+        self.then = then;
+        self
+    }
+
+    fn write(&self, stream: &mut TcpStream, head_only: bool) -> std::io::Result<()> {
+        let mut head = format!("HTTP/1.1 {} Whatever\r\n", self.status);
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        match self.length.unwrap_or(Some(self.body.len() as u64)) {
+            Some(length) => head += &format!("Content-Length: {length}\r\n"),
+            None => head += "Connection: close\r\n",
+        }
+        head += "\r\n";
+        stream.write_all(head.as_bytes())?;
+        if !head_only {
+            for piece in self.body.chunks(self.pieces) {
+                stream.write_all(piece)?;
+                stream.flush()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server, as long as it lives.
+pub struct Server {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Server {
+    /// Serves what `answer` says, each connection on a thread of its own.
+    pub fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (record, stopped, answer) = (asked.clone(), stop.clone(), Arc::new(answer));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopped.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (record, answer) = (record.clone(), answer.clone());
+                thread::spawn(move || serve(stream.unwrap(), &record, &*answer));
+            }
+        });
+        Self {
+            address,
+            asked,
+            stop,
+        }
+    }
+
+    /// `127.0.0.1` and the port.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// What it was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// How often something was asked.
+    pub fn count(&self, what: impl Fn(&Asked) -> bool) -> usize {
+        self.asked().iter().filter(|asked| what(asked)).count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes the thread that accepts.
+        let _ = TcpStream::connect(self.address);
+    }
+}
+
+/// Until the client has gone: then reading or writing fails, and that is how it ends.
+fn serve(mut stream: TcpStream, record: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Reply) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    while let Some(mut asked) = read(&mut reader) {
+        let mut all = record.lock().unwrap();
+        asked.number = all.len();
+        let too_many = all.len() >= MAX_REQUESTS;
+        all.push(asked.clone());
+        drop(all);
+        let reply = match too_many {
+            true => Reply::new(418, "too many requests for a test"),
+            false => answer(&asked),
+        };
+        if reply.write(&mut stream, asked.method == "HEAD").is_err() {
+            return;
+        }
+        match reply.then {
+            Then::Stay if reply.length != Some(None) => {}
+            Then::Stay | Then::Close => return,
+            Then::Hang => {
+                let _ = reader.read(&mut [0]);
+                return;
+            }
+        }
+    }
+}
+
+fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let mut words = line.split(' ');
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let Some((name, value)) = line.split_once(':') else {
+            break;
+        };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers
+        .get("content-length")
+        .map_or(0, |l| l.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    Some(Asked {
+        method,
+        path,
+        headers,
+        body,
+        number: 0,
+    })
+}
