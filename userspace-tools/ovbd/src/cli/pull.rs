@@ -9,7 +9,7 @@ use ovbd::registry::{self, Pulled};
 use ovbd::Result;
 use serde::Serialize;
 
-use super::registry::RegistryArgs;
+use super::registry::FetchArgs;
 use super::transfer::Show;
 use super::StoreArgs;
 
@@ -26,14 +26,7 @@ pub struct Args {
     #[command(flatten)]
     store: StoreArgs,
     #[command(flatten)]
-    registry: RegistryArgs,
-    /// A host, or its address, that is asked before the registry; several are asked in turn
-    #[arg(long, value_name = "HOST")]
-    mirror: Vec<String>,
-    /// A P2P proxy for layers, to the address of which theirs are appended:
-    /// http://localhost:9731/accelerator
-    #[arg(long, value_name = "URL")]
-    p2p: Option<String>,
+    fetch: FetchArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -70,9 +63,7 @@ struct LayerReport {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let mut options = args.registry.options()?;
-    options.mirrors.clone_from(&args.mirror);
-    options.p2p.clone_from(&args.p2p);
+    let options = args.fetch.options(output)?;
     let show = Show::new(output, "fetched");
     let result = registry::pull(&args.reference, &options, &args.store.open(), &show);
     show.end();

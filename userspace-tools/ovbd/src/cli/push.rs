@@ -56,7 +56,7 @@ struct Done<'a> {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let options = args.registry.options()?;
+    let options = args.registry.options(output)?;
     let plan = PushPlan {
         layers: layer_files(&args.input, output)?,
         subject: args.subject.clone(),

@@ -6,18 +6,28 @@ use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
+use ovbd::config::global::Global;
 use ovbd::image::size;
+use ovbd::output::Output;
+use ovbd::reference::Reference;
 use ovbd::registry::credentials::{Login, Source};
-use ovbd::registry::{Credentials, Options, Platform, TlsFiles};
+use ovbd::registry::{self, Credentials, Options, Platform};
+use ovbd::resolve::{Fetch, RemoteBlob};
+use ovbd::store::Store;
 use ovbd::{Error, Result};
 use secrecy::zeroize::Zeroizing;
+
+use super::transfer::Show;
 
 /// No password is longer, bytes.
 const MAX_PASSWORD: u64 = 64 << 10;
 
+/// Under which these arguments stand in help texts.
+const HEADING: &str = "Registry options";
+
 /// How to reach a registry, and as whom.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Registry options")]
+#[command(next_help_heading = HEADING)]
 pub struct RegistryArgs {
     /// The system that the image is for, OS/ARCHITECTURE[/VARIANT] [default: linux and this machine]
     #[arg(long, value_name = "PLATFORM")]
@@ -50,6 +60,9 @@ pub struct RegistryArgs {
     /// $REGISTRY_AUTH_FILE, /opt/overlaybd/cred.json, ~/.docker/config.json, containers/auth.json]
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
+    /// The configuration of this host [default: /etc/overlaybd/overlaybd.json, if it is there]
+    #[arg(long, value_name = "FILE")]
+    host_config: Option<PathBuf>,
 }
 
 fn rate(text: &str) -> Result<NonZeroU64, String> {
@@ -58,41 +71,101 @@ fn rate(text: &str) -> Result<NonZeroU64, String> {
 }
 
 impl RegistryArgs {
-    /// What the arguments say. Reads the password.
-    pub fn options(&self) -> Result<Options> {
-        Ok(Options {
-            platform: self.platform.clone().unwrap_or_else(Platform::host),
-            connections: self.connections.into(),
-            max_rate: self.max_rate.map(NonZeroU64::get),
-            plain_http: self.plain_http,
-            tls: TlsFiles {
-                ca: self.ca.clone(),
-                cert: self.cert.clone(),
-                key: self.key.clone(),
-            },
-            credentials: self.credentials()?,
+    /// What the arguments say, and else the host's configuration. Reads the password.
+    pub fn options(&self, output: &Output) -> Result<Options> {
+        let host = Global::load(self.host_config.as_deref())?;
+        for note in host.notes() {
+            output.remark(note);
+        }
+        let base = Options {
+            credentials: Credentials::customary(),
             ..Options::default()
-        })
-    }
-
-    fn credentials(&self) -> Result<Credentials> {
-        let mut credentials = match &self.authfile {
-            Some(path) => Credentials {
-                explicit: None,
-                sources: vec![Source::File {
-                    path: path.clone(),
-                    required: true,
-                }],
-            },
-            None => Credentials::customary(),
         };
+        let mut options = base.with_host(&host);
+        options.connections = self.connections.into();
+        options.plain_http = self.plain_http;
+        options.tls.ca.clone_from(&self.ca);
+        if let Some(platform) = &self.platform {
+            options.platform = platform.clone();
+        }
+        if let Some(rate) = self.max_rate {
+            options.max_rate = Some(rate.get());
+        }
+        if self.cert.is_some() {
+            options.tls.cert.clone_from(&self.cert);
+            options.tls.key.clone_from(&self.key);
+        }
+        if let Some(path) = self.authfile.clone() {
+            let required = true;
+            options.credentials.sources = vec![Source::File { path, required }];
+        }
         if let Some(user) = &self.username {
-            credentials.explicit = Some(Login::Password {
+            options.credentials.explicit = Some(Login::Password {
                 user: user.clone(),
                 password: password()?.as_str().into(),
             });
         }
-        Ok(credentials)
+        Ok(options)
+    }
+}
+
+/// How to fetch what is not here.
+#[derive(clap::Args)]
+pub struct FetchArgs {
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// A host, or its address, that is asked before the registry; several are asked in turn
+    #[arg(long, value_name = "HOST", help_heading = HEADING)]
+    mirror: Vec<String>,
+    /// A P2P proxy for layers, to the address of which theirs are appended:
+    /// http://localhost:9731/accelerator
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
+    p2p: Option<String>,
+}
+
+impl FetchArgs {
+    /// What the arguments say, and else the host's configuration. Reads the password.
+    pub fn options(&self, output: &Output) -> Result<Options> {
+        let mut options = self.registry.options(output)?;
+        options.mirrors.clone_from(&self.mirror);
+        if self.p2p.is_some() {
+            options.p2p.clone_from(&self.p2p);
+        }
+        Ok(options)
+    }
+}
+
+/// Fetches what another command needs and is not here.
+pub struct OnDemand<'a> {
+    /// How.
+    pub args: &'a FetchArgs,
+    /// Where to tell of it.
+    pub output: &'a Output,
+}
+
+impl OnDemand<'_> {
+    /// A command that fetches on the way prints its own answer: events would be in front of it.
+    fn shown<T>(&self, fetch: impl FnOnce(&Options, &Show<'_>) -> Result<T>) -> Result<()> {
+        let output = Output {
+            quiet: self.output.quiet || self.output.json,
+            json: false,
+            ..*self.output
+        };
+        let options = self.args.options(&output)?;
+        let show = Show::new(&output, "fetched");
+        let result = fetch(&options, &show);
+        show.end();
+        result.map(drop)
+    }
+}
+
+impl Fetch for OnDemand<'_> {
+    fn image(&self, store: &Store, reference: &Reference) -> Result<()> {
+        self.shown(|options, show| registry::pull(reference, options, store, show))
+    }
+
+    fn blob(&self, store: &Store, blob: &RemoteBlob<'_>) -> Result<()> {
+        self.shown(|options, show| registry::pull_blob(blob, options, store, show))
     }
 }
 

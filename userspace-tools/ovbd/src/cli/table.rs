@@ -48,7 +48,7 @@ struct Report {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let plan = args.image.with_sources(|input, sources| {
+    let plan = args.image.with_sources(output, |input, sources| {
         let resolved = sources.resolve(input)?;
         Plan::new(&resolved.config, args.image.settings())
     })?;

@@ -9,10 +9,14 @@ use ovbd::image::size::Human;
 use ovbd::mount::{self, overlay::Upper};
 use ovbd::output::Output;
 use ovbd::plan::Settings;
+#[cfg(feature = "registry")]
+use ovbd::resolve::Fetch;
 use ovbd::resolve::{Input, Sources};
 use ovbd::up::{self, LayerReport, MountAt, Report};
 use ovbd::Result;
 
+#[cfg(feature = "registry")]
+use super::registry::{FetchArgs, OnDemand};
 use super::StoreArgs;
 
 /// Set an image up as a block device, and mount it
@@ -68,6 +72,13 @@ pub struct ImageArgs {
     input: Vec<PathBuf>,
     #[command(flatten)]
     store: StoreArgs,
+    /// Fetch nothing: what is not on this host is an error
+    #[cfg(feature = "registry")]
+    #[arg(long)]
+    no_pull: bool,
+    #[cfg(feature = "registry")]
+    #[command(flatten)]
+    fetch: FetchArgs,
     /// Do not check the CRCs of compressed blocks
     #[arg(long)]
     ignore_crc: bool,
@@ -77,13 +88,23 @@ impl ImageArgs {
     /// Calls `then` with what names the image, and where its layers come from.
     pub fn with_sources<T>(
         &self,
+        output: &Output,
         then: impl FnOnce(&Input, Sources<'_>) -> Result<T>,
     ) -> Result<T> {
         let input = Input::from_arguments(&self.input)?;
         let store = self.store.open();
+        #[cfg(feature = "registry")]
+        let fetch = OnDemand {
+            args: &self.fetch,
+            output,
+        };
+        #[cfg(feature = "registry")]
+        let fetch: Option<&dyn Fetch> = if self.no_pull { None } else { Some(&fetch) };
+        #[cfg(not(feature = "registry"))]
+        let (fetch, _) = (None, output);
         let sources = Sources {
             store: &store,
-            fetch: None,
+            fetch,
         };
         then(&input, sources)
     }
@@ -111,7 +132,7 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     });
     let watch = |step| output.detail(step);
     let settings = args.image.settings();
-    let report = args.image.with_sources(|input, sources| {
+    let report = args.image.with_sources(output, |input, sources| {
         let mount_at = mount_at.as_ref();
         up::configured(input, sources, settings, &args.name, mount_at, &watch)
     })?;

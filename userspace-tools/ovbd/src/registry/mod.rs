@@ -15,6 +15,7 @@ mod challenge;
 pub mod credentials;
 mod error;
 mod events;
+mod host;
 mod http;
 pub mod manifest;
 mod pace;
@@ -33,7 +34,7 @@ pub use self::error::RegistryError;
 pub use self::events::{Event, Watch};
 pub use self::pace::Patience;
 pub use self::platform::Platform;
-pub use self::pull::{pull, Pulled};
+pub use self::pull::{pull, pull_blob, Pulled};
 pub use self::push::{push, PushPlan, Pushed};
 pub use self::tls::TlsFiles;
 

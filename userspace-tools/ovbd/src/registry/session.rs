@@ -73,19 +73,21 @@ impl<'a> Session<'a> {
         options: &'a Options,
         watch: &'a dyn Watch,
     ) -> Result<Self, RegistryError> {
-        let mut session = Self::push(reference, options, watch)?;
-        session.actions = "pull";
-        let origin = session.endpoints[0].clone();
-        let mut endpoints = Vec::new();
-        if let Some(p2p) = &options.p2p {
-            endpoints.push(origin.behind(p2p)?);
-        }
-        for mirror in &options.mirrors {
-            endpoints.push(session.mirror(mirror)?);
-        }
-        endpoints.push(origin);
-        session.endpoints = endpoints;
-        Ok(session)
+        Self::new(reference, options, watch, "pull")?
+            .at(None)?
+            .with_helpers()
+    }
+
+    /// The same for a registry that is known by its address: all of it in front of `/v2/`.
+    pub fn pull_at(
+        base: &str,
+        reference: &'a Reference,
+        options: &'a Options,
+        watch: &'a dyn Watch,
+    ) -> Result<Self, RegistryError> {
+        Self::new(reference, options, watch, "pull")?
+            .at(Some(base))?
+            .with_helpers()
     }
 
     /// A session that writes: to the registry itself.
@@ -94,6 +96,15 @@ impl<'a> Session<'a> {
         options: &'a Options,
         watch: &'a dyn Watch,
     ) -> Result<Self, RegistryError> {
+        Self::new(reference, options, watch, "pull,push")?.at(None)
+    }
+
+    fn new(
+        reference: &'a Reference,
+        options: &'a Options,
+        watch: &'a dyn Watch,
+        actions: &'static str,
+    ) -> Result<Self, RegistryError> {
         let http = Http::new(&HttpOptions {
             plain_http: options.plain_http,
             tls: options.tls.clone(),
@@ -101,7 +112,7 @@ impl<'a> Session<'a> {
             stall: options.patience.stall,
             connections: options.connections,
         })?;
-        let mut session = Self {
+        Ok(Self {
             reference,
             options,
             watch,
@@ -110,21 +121,42 @@ impl<'a> Session<'a> {
             authorizer: Authorizer::default(),
             repository: api_repository(reference),
             endpoints: Vec::new(),
-            actions: "pull,push",
-        };
-        let host = match reference.registry() {
+            actions,
+        })
+    }
+
+    /// The same with the registry itself as the only way.
+    fn at(mut self, base: Option<&str>) -> Result<Self, RegistryError> {
+        let host = match self.reference.registry() {
             DOCKER_HUB => DOCKER_HUB_API,
             host => host,
         };
-        session.endpoints.push(Endpoint {
-            base: session.base(host)?,
+        let base = match base {
+            Some(base) => base.to_owned(),
+            None => self.base(host)?,
+        };
+        self.endpoints = vec![Endpoint {
+            base,
             credentials: Some(Whose {
-                host: reference.registry().to_owned(),
+                host: self.reference.registry().to_owned(),
                 own: true,
             }),
             blobs_only: false,
-        });
-        Ok(session)
+        }];
+        Ok(self)
+    }
+
+    /// The same with a P2P proxy and mirrors before the registry itself.
+    fn with_helpers(mut self) -> Result<Self, RegistryError> {
+        let mut helpers = Vec::new();
+        if let Some(p2p) = &self.options.p2p {
+            helpers.push(self.origin().behind(p2p)?);
+        }
+        for mirror in &self.options.mirrors {
+            helpers.push(self.mirror(mirror)?);
+        }
+        self.endpoints.splice(0..0, helpers);
+        Ok(self)
     }
 
     /// A mirror: a host, or an address that may have a path.
@@ -320,6 +352,23 @@ impl<'a> Session<'a> {
         Err(RegistryError::Option(
             "there is no way to the registry".to_owned(),
         ))
+    }
+
+    /// The size of a blob that the registry has to have.
+    pub fn blob_size(&self, digest: &Digest) -> Result<u64, RegistryError> {
+        let url = self.url(self.origin(), &format!("blobs/{digest}"))?;
+        let answer = self.ask(&Request::new(Method::HEAD, url), &[200, 404])?;
+        match (answer.status, answer.length()) {
+            (200, Some(length)) => Ok(length),
+            (200, None) => Err(RegistryError::Protocol {
+                url: answer.url.to_string(),
+                problem: "does not tell the size of the blob".to_owned(),
+            }),
+            _ => Err(RegistryError::NotFound {
+                what: self.named(&digest.to_string()),
+                host: answer.url.authority(),
+            }),
+        }
     }
 
     /// Something in the repository, as a reference to it.

@@ -75,7 +75,13 @@ fn a_reference_has_a_table() {
     let files = [0, 1, 2].map(|n| golden(&format!("lsmt/stack{n}.lsmt")));
     let by_files = [&["table"][..], &devices, &files.each_ref().map(|f| str(f))].concat();
     assert_eq!(answer(&by_reference), answer(&by_files));
-    let (code, said) = failure(&["table", "registry.example/other", "--store", root]);
+    let (code, said) = failure(&[
+        "table",
+        "registry.example/other",
+        "--no-pull",
+        "--store",
+        root,
+    ]);
     assert_eq!(code, 6, "{said}");
     assert!(
         said.contains("registry.example/other:latest: no such image"),

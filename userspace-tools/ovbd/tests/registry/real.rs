@@ -199,6 +199,34 @@ fn what_others_copied_we_can_pull() {
 }
 
 #[test]
+fn another_command_fetches_what_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(folder.path(), "http:");
+    let layers = layers(folder.path());
+    push(&registry.image("1"), &layers, &[]);
+    let store = folder.path().join("store");
+    let tables = run(ovbd(&["table", "--json", &registry.image("1"), "--store"]).arg(&store));
+    assert_store_holds(&store, &contents(&layers));
+    // One document, and nothing of the fetching in front of it.
+    let tables: Value = serde_json::from_str(&tables).unwrap();
+    assert!(tables["version"].is_number());
+
+    // The same with a configuration that says where each layer is to be had.
+    let lowers = layers.each_ref().map(|layer| {
+        let content = fs::read(layer).unwrap();
+        let digest = ovbd::image::digest::Digest::of_bytes(&content);
+        serde_json::json!({"digest": digest.to_string(), "size": content.len()})
+    });
+    let url = format!("http://{}/v2/team/app/blobs", registry.host);
+    let config = folder.path().join("config.v1.json");
+    let text = serde_json::json!({"repoBlobUrl": url, "lowers": lowers}).to_string();
+    fs::write(&config, text).unwrap();
+    let other = folder.path().join("other");
+    run(ovbd(&["table"]).arg(&config).arg("--store").arg(&other));
+    assert_store_holds(&other, &contents(&layers));
+}
+
+#[test]
 fn an_ordinary_image_leads_to_its_overlaybd_form() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(folder.path(), "http:");

@@ -6,6 +6,10 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ovbd::image::digest::Digest;
+use ovbd::registry;
+use ovbd::resolve::RemoteBlob;
+
 use crate::server::{Asked, Reply, Server, Then};
 use crate::support::{impatient, noise, options, Place, Repository};
 
@@ -273,6 +277,28 @@ fn the_first_failure_ends_the_pull() {
     assert!(message.contains("not found"), "{message}");
     // Each of the four threads may have been at one.
     assert!(server.count(Asked::is_blob) <= 8);
+}
+
+#[test]
+fn a_blob_comes_by_its_address() {
+    let layer = noise(1, 100_000);
+    let server = serve(&layer, |asked, reply| match asked.number {
+        0 if asked.method == "GET" => reply.cut(1000, Then::Close),
+        _ => reply,
+    });
+    let digest = Digest::of_bytes(&layer);
+    let url = format!("http://{}/v2/app/blobs/{digest}", server.host());
+    for size in [None, Some(layer.len() as u64)] {
+        let place = Place::new();
+        let blob = RemoteBlob {
+            url: &url,
+            digest,
+            size,
+        };
+        registry::pull_blob(&blob, &options(), &place.store, &place.events).unwrap();
+        place.assert_holds(slice::from_ref(&layer));
+    }
+    assert_eq!(server.count(|asked| asked.method == "HEAD"), 1);
 }
 
 #[test]

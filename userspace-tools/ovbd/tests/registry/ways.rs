@@ -2,13 +2,16 @@
 
 //! Mirrors and P2P proxies: they help, or are left aside.
 
+use std::fs;
+use std::process::Command;
 use std::slice;
 
 use ovbd::registry::credentials::Login;
 use ovbd::registry::Options;
+use serde_json::json;
 
 use crate::server::{Asked, Reply, Server, Then};
-use crate::support::{noise, options, Place, Repository};
+use crate::support::{assert_store_holds, noise, options, Place, Repository};
 
 fn authorized(asked: &Asked) -> bool {
     asked.header("authorization").is_some()
@@ -133,4 +136,42 @@ fn a_proxy_that_fails_is_left_aside() {
     place.pull(&origin.host(), &options).unwrap();
     place.assert_holds(&[layer]);
     assert_eq!((proxy.asked().len(), origin.count(Asked::is_blob)), (1, 1));
+}
+
+#[test]
+fn the_configuration_of_the_host_names_a_proxy_and_credentials() {
+    let layer = noise(1, 1000);
+    let (origin, proxy) = (origin(&layer), p2p(&layer, true));
+    let folder = tempfile::tempdir().unwrap();
+    let (logins, host) = (
+        folder.path().join("cred.json"),
+        folder.path().join("overlaybd.json"),
+    );
+    let auths = json!({origin.host(): {"username": "me", "password": "hunter2"}});
+    fs::write(&logins, json!({"auths": auths}).to_string()).unwrap();
+    let config = json!({
+        "credentialConfig": {"mode": "file", "path": logins},
+        "p2pConfig": {"enable": true, "address": format!("http://{}/p", proxy.host())},
+        "userAgent": "host-agent/1",
+    });
+    fs::write(&host, config.to_string()).unwrap();
+    let store = folder.path().join("store");
+    let output = Command::new(env!("CARGO_BIN_EXE_ovbd"))
+        .args(["pull", &format!("{}/app:1", origin.host()), "--host-config"])
+        .arg(&host)
+        .arg("--store")
+        .arg(&store)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_store_holds(&store, &[layer]);
+    assert_eq!(
+        (origin.count(Asked::is_blob), proxy.count(authorized)),
+        (0, 1)
+    );
+    assert_eq!(proxy.asked()[0].header("user-agent"), Some("host-agent/1"));
 }

@@ -101,7 +101,7 @@ fn store_image(ctx: &mut Ctx) -> Result<()> {
     let stocked = Stocked::new(ctx, "ext4/layer*.tar", &dir)?;
     let (store, mnt) = (stocked.root()?, folder(&dir, "mnt")?);
     let reference = "registry.example/app:1";
-    let missing = run(&["up", "web", reference, "--store", store])?;
+    let missing = run(&["up", "web", reference, "--no-pull", "--store", store])?;
     ensure!(missing.status.code() == Some(EXIT_NOT_FOUND), "{missing:?}");
     stocked.add(reference, 3)?;
     let mount = mnt.to_str().context("path")?;

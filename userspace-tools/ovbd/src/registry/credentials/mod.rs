@@ -17,7 +17,7 @@ use secrecy::SecretString;
 
 use super::RegistryError;
 
-pub use self::service::Service;
+pub use self::service::{Address, Service};
 
 /// A proof of who we are.
 #[derive(Clone, Debug)]
