@@ -83,9 +83,18 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, InvalidReference> {
         parse(text).map_err(|reason| InvalidReference {
-            text: text.to_owned(),
+            text: without_user(text),
             reason,
         })
+    }
+}
+
+/// `text` without what somebody put in front of the host: it may be a password.
+fn without_user(text: &str) -> String {
+    let host = text.find('/').unwrap_or(text.len());
+    match text[..host].rfind('@') {
+        Some(at) => format!("…{}", &text[at..]),
+        None => text.to_owned(),
     }
 }
 
@@ -204,6 +213,13 @@ mod tests {
         let digest = Digest::of_bytes(b"x");
         let pinned = reference.with_digest(digest);
         assert_eq!((pinned.tag(), pinned.digest()), (None, Some(&digest)));
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        let parsed = "me:hunter2@r.example/a".parse::<Reference>();
+        let message = parsed.unwrap_err().to_string();
+        assert!(message.starts_with("`…@r.example/a` is no"), "{message}");
     }
 
     #[test]
