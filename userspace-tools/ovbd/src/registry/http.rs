@@ -6,7 +6,7 @@
 //! along: credentials never leave the scheme, host and port that they are for.
 
 use std::io::{self, Read};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
 use ureq::http::{self, header, HeaderMap, HeaderValue, Method};
@@ -20,6 +20,10 @@ use super::RegistryError;
 const MAX_REDIRECTS: usize = 5;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(20);
+/// How often as long as silence may last a whole head, or a whole manifest, may take.
+const WHOLE: u32 = 4;
+/// How often as long a registry may think about a layer that it was sent: some copy it.
+const THINKING: u32 = 20;
 /// How much is read from the network at a time, bytes.
 const INPUT_BUFFER: usize = 256 << 10;
 /// Who we say that we are.
@@ -141,6 +145,7 @@ impl Http {
                 .max_idle_connections_per_host(options.connections)
                 .timeout_connect(Some(CONNECT))
                 .timeout_per_read(Some(options.stall))
+                .timeout_recv_response(Some(WHOLE * options.stall))
                 .timeout_per_write(Some(options.stall))
                 .build()
                 .into()
@@ -198,7 +203,7 @@ impl Http {
             Payload::Stream(stream) => match stream.open() {
                 Ok(mut bytes) => {
                     let head = head.header(header::CONTENT_LENGTH, stream.size());
-                    run(agent, head, SendBody::from_reader(&mut bytes))
+                    self.run_long(agent, head, SendBody::from_reader(&mut bytes))
                 }
                 Err(e) => Err(ureq::Error::Io(e)),
             },
@@ -211,6 +216,22 @@ impl Http {
             from_origin,
             body: body.into_reader(),
         })
+    }
+
+    /// Sends something long, and waits longer for the answer.
+    fn run_long(
+        &self,
+        agent: &Agent,
+        head: http::request::Builder,
+        body: SendBody<'_>,
+    ) -> Result<http::Response<ureq::Body>, ureq::Error> {
+        let patience = Some(THINKING * self.stall);
+        let request = agent
+            .configure_request(head.body(body)?)
+            .timeout_per_read(patience)
+            .timeout_recv_response(patience)
+            .build();
+        agent.run(request)
     }
 
     /// Whether what is at `url`, an `https` address of this host, speaks TLS at all.
@@ -330,24 +351,40 @@ impl Answer {
         }
     }
 
-    /// The whole body, which is not to be larger than `most` bytes.
-    pub fn read_all(self, http: &Http, most: usize) -> Result<Vec<u8>, RegistryError> {
-        let too_large = |url: &Url| RegistryError::Protocol {
-            url: url.to_string(),
+    /// The whole body, which is not to be larger than `most` bytes, nor to take long.
+    pub fn read_all(mut self, http: &Http, most: usize) -> Result<Vec<u8>, RegistryError> {
+        if self.length().is_some_and(|length| length > most as u64) {
+            return Err(self.too_large(most));
+        }
+        let deadline = Instant::now() + WHOLE * http.stall;
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 16 << 10];
+        loop {
+            match self.body.read(&mut chunk) {
+                Ok(0) => return Ok(bytes),
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(http.failure(&self.url, &ureq::Error::from(e))),
+            }
+            if bytes.len() > most {
+                return Err(self.too_large(most));
+            }
+            if Instant::now() > deadline {
+                return Err(RegistryError::Connection {
+                    url: self.url.to_string(),
+                    reason: "the answer does not come to an end".to_owned(),
+                    passing: true,
+                });
+            }
+        }
+    }
+
+    fn too_large(&self, most: usize) -> RegistryError {
+        RegistryError::Protocol {
+            url: self.url.to_string(),
             problem: format!(
                 "the answer is larger than {most} bytes, which is more than it may be"
             ),
-        };
-        if self.length().is_some_and(|length| length > most as u64) {
-            return Err(too_large(&self.url));
-        }
-        let mut bytes = Vec::new();
-        let url = self.url.clone();
-        let limit = most as u64 + 1;
-        match self.body.take(limit).read_to_end(&mut bytes) {
-            Err(e) => Err(http.failure(&url, &ureq::Error::from(e))),
-            Ok(_) if bytes.len() > most => Err(too_large(&url)),
-            Ok(_) => Ok(bytes),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! From a reference to an OverlayBD image.
 
 use std::slice;
+use std::time::Duration;
 
 use serde_json::{json, Value};
 
@@ -200,6 +201,28 @@ fn a_manifest_of_any_size_is_not_read() {
     });
     let message = Place::new().refusal(&server.host(), &options());
     assert!(message.contains("larger than 4194304 bytes"), "{message}");
+}
+
+#[test]
+fn a_manifest_that_takes_for_ever_is_left() {
+    // As a head, and as a body.
+    for in_body in [false, true] {
+        let server = Server::start(move |_| {
+            let mut reply = Reply::new(200, vec![b' '; 4 << 20]);
+            if !in_body {
+                let name = "X".repeat(60 << 10);
+                reply = Reply::new(200, "").header(&name, "x");
+            }
+            reply.drip = true;
+            reply
+        });
+        let mut options = options();
+        options.patience.stall = Duration::from_millis(200);
+        let message = Place::new().refusal(&server.host(), &options);
+        let left = message.contains("does not come to an end") || message.contains("sent nothing");
+        assert!(left, "{message}");
+        assert_eq!(server.asked().len(), 4);
+    }
 }
 
 #[test]

@@ -9,9 +9,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// No test needs more requests; a client that makes more is in a loop.
 const MAX_REQUESTS: usize = 500;
+
+/// Between two bytes of a drip.
+const DRIP: Duration = Duration::from_millis(5);
 
 /// What a client asked.
 #[derive(Clone, Debug)]
@@ -61,8 +65,8 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// What `Content-Length` says, if not the truth; with `None` in it, nothing.
     pub length: Option<Option<u64>>,
-    /// The body comes in pieces of this size, each sent alone.
-    pub pieces: usize,
+    /// Everything comes byte by byte, with pauses, and so takes far longer than any client waits.
+    pub drip: bool,
     pub then: Then,
 }
 
@@ -73,7 +77,7 @@ impl Reply {
             headers: Vec::new(),
             body: body.into(),
             length: None,
-            pieces: usize::MAX,
+            drip: false,
             then: Then::Stay,
         }
     }
@@ -101,15 +105,24 @@ impl Reply {
             None => head += "Connection: close\r\n",
         }
         head += "\r\n";
+        if self.drip {
+            return drip(stream, &[head.as_bytes(), &self.body].concat());
+        }
         stream.write_all(head.as_bytes())?;
         if !head_only {
-            for piece in self.body.chunks(self.pieces) {
-                stream.write_all(piece)?;
-                stream.flush()?;
-            }
+            stream.write_all(&self.body)?;
         }
         Ok(())
     }
+}
+
+/// Writes until the client has had enough and closes the connection.
+fn drip(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    for byte in bytes {
+        stream.write_all(&[*byte])?;
+        thread::sleep(DRIP);
+    }
+    Ok(())
 }
 
 /// A server, as long as it lives.
