@@ -81,6 +81,7 @@ impl StoreArgs {
 const AFTER_HELP: &str = "\
 Examples:
   ovbd inspect layer0.zfile layer1.zfile      What is in these files?
+  ovbd pull registry.example/app:1            Fetch an image
   ovbd up web config.v1.json --mount /mnt     Compose and mount an image
   ovbd ls                                     What is set up on this host?
   ovbd down web                               Unmount and remove it
