@@ -7,9 +7,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
-use ovbd::registry::credentials::{Login, Source};
-use ovbd::registry::{Credentials, Options};
+use ovbd::registry::credentials::{Address, Login, Service, Source};
+use ovbd::registry::{Credentials, Options, TlsFiles};
 use serde_json::json;
 
 use crate::server::{Asked, Reply, Server};
@@ -238,6 +239,81 @@ fn a_helper_is_asked() {
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn a_helper_may_know_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(|_| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
+    for (says, problem) in [
+        (
+            "credentials not found in native keychain",
+            "access denied without credentials",
+        ),
+        ("hunter2", "the credential helper failed"),
+    ] {
+        let helper = folder.path().join("docker-credential-ovbdtest");
+        fs::write(&helper, format!("#!/bin/sh\necho '{says}'\nexit 1\n")).unwrap();
+        fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let config = folder.path().join("config.json");
+        fs::write(&config, json!({"credsStore": "ovbdtest"}).to_string()).unwrap();
+        let path = format!(
+            "{}:{}",
+            folder.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let output = Command::new(env!("CARGO_BIN_EXE_ovbd"))
+            .args(["pull", "--store"])
+            .arg(folder.path().join("store"))
+            .arg(format!("{}/app:1", server.host()))
+            .env("DOCKER_CONFIG", folder.path())
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            message.contains(problem) && !message.contains("hunter2"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_service_is_asked_for_each_address() {
+    let login = Server::start(|asked| {
+        let host = asked
+            .path
+            .split("%3A%2F%2F127%2E0%2E0%2E1%3A")
+            .nth(1)
+            .unwrap();
+        let port = host.split("%2F").next().unwrap();
+        let auths = json!({format!("127.0.0.1:{port}"): {"username": "me", "password": "hunter2"}});
+        let answer = json!({"traceId": "1", "success": true, "data": {"auths": auths}});
+        Reply::new(200, answer.to_string())
+    });
+    let repository = Repository::with(&[noise(1, 10)]);
+    let server = Server::start(move |asked| match asked.header("authorization") {
+        Some(BASIC) => repository.answer(asked),
+        _ => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"),
+    });
+    let service = Service {
+        address: Address::Url(format!("http://{}/login?x=1", login.host())),
+        timeout: Duration::from_secs(60),
+        tls: TlsFiles::default(),
+    };
+    let mut options = options();
+    options.credentials.sources = vec![Source::Service(service)];
+    let place = Place::new();
+    place.pull(&server.host(), &options).unwrap();
+    place.assert_holds(&[noise(1, 10)]);
+    let asked = login.asked();
+    assert_eq!(asked.len(), 1);
+    assert!(
+        asked[0]
+            .path
+            .starts_with("/login?x=1&remote_url=http%3A%2F%2F"),
+        "{asked:?}"
     );
 }
 

@@ -7,6 +7,7 @@
 
 mod auth;
 mod interrupted;
+mod push;
 mod real;
 mod redirect;
 mod resolve;

@@ -97,7 +97,7 @@ fn skopeo(arguments: &[&str]) -> Command {
 }
 
 /// Two layers of a disk that is an ext file system as far as its magic number goes.
-fn layers(folder: &Path) -> [PathBuf; 2] {
+pub fn layers(folder: &Path) -> [PathBuf; 2] {
     let mut disk = noise(1, 2 << 20);
     disk[1024 + 56..1024 + 58].copy_from_slice(&0xef53u16.to_le_bytes());
     let (raw, base, top) = (
@@ -438,7 +438,7 @@ fn memory_does_not_grow_with_the_image() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(folder.path(), "http:");
     let raw = folder.path().join("raw");
-    fs::write(&raw, vec![7; 96 << 20]).unwrap();
+    fs::write(&raw, vec![7; 80 << 20]).unwrap();
     let layer = folder.path().join("layer.tar");
     run(ovbd(&["build", "--tar", "-a", "none", "--raw"])
         .arg(&raw)

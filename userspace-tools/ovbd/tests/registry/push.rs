@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Registries that take an image in their own ways.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use ovbd::image::digest::Digest;
+use ovbd::registry::credentials::Login;
+use ovbd::registry::{self, Options, PushPlan, Pushed};
+use ovbd::Result;
+
+use crate::real;
+use crate::server::{Asked, Reply, Server};
+use crate::support::{noise, options, Place, Repository};
+
+/// A registry that can be written to; `change` is applied to its answers.
+fn writable(
+    repository: Repository,
+    change: impl Fn(&Asked, Reply) -> Reply + Send + Sync + 'static,
+) -> Server {
+    let repository = Arc::new(Mutex::new(repository));
+    Server::start(move |asked| {
+        let reply = answer(&mut repository.lock().unwrap(), asked);
+        change(asked, reply)
+    })
+}
+
+fn answer(repository: &mut Repository, asked: &Asked) -> Reply {
+    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+    match asked.method.as_str() {
+        "POST" => Reply::new(202, "").header("Location", "/v2/app/blobs/uploads/7?state=x"),
+        "PUT" if path.starts_with("/v2/app/blobs/uploads/") => {
+            let digest = Digest::of_bytes(&asked.body).to_string();
+            let said = query.strip_prefix("state=x&digest=sha256%3A");
+            assert_eq!(said, digest.strip_prefix("sha256:"));
+            repository.blobs.insert(digest, asked.body.clone());
+            Reply::new(201, "")
+        }
+        "PUT" => {
+            let tag = path.strip_prefix("/v2/app/manifests/").unwrap();
+            let media = asked.header("content-type").unwrap();
+            let content = serde_json::from_slice(&asked.body).unwrap();
+            repository.manifest(tag, media, &content);
+            Reply::new(201, "")
+        }
+        _ => repository.answer(asked),
+    }
+}
+
+fn push(host: &str, layers: &[PathBuf], subject: bool, options: &Options) -> Result<Pushed> {
+    let reference = format!("{host}/app:native").parse().unwrap();
+    let plan = PushPlan {
+        layers: layers.to_vec(),
+        subject: subject.then(|| format!("{host}/app:1").parse().unwrap()),
+    };
+    registry::push(&reference, &plan, options, &())
+}
+
+fn is_link(asked: &Asked) -> bool {
+    asked.method == "PUT" && asked.path.contains("/manifests/sha256-")
+}
+
+#[test]
+fn the_tag_for_referrers_is_written_only_where_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    for understands in [false, true] {
+        let mut repository = Repository::default();
+        repository.ordinary("1");
+        let server = writable(repository, move |asked, reply| {
+            match understands && asked.method == "PUT" {
+                true => reply.header("OCI-Subject", "sha256:1"),
+                false => reply,
+            }
+        });
+        push(&server.host(), &layers, true, &options()).unwrap();
+        assert_eq!(server.count(is_link), usize::from(!understands));
+        if !understands {
+            Place::new().pull(&server.host(), &options()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn links_of_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    let mut repository = Repository::default();
+    let subject = repository.ordinary("1");
+    let other = repository.ordinary("signature");
+    let tag = subject["digest"].as_str().unwrap().replace(':', "-");
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [other]});
+    repository.manifest(&tag, crate::support::INDEX, &index);
+    let server = writable(repository, |_, reply| reply);
+    for _ in 0..2 {
+        push(&server.host(), &layers, true, &options()).unwrap();
+    }
+    let links = server.asked().into_iter().rfind(is_link).unwrap();
+    let links: serde_json::Value = serde_json::from_slice(&links.body).unwrap();
+    let entries = links["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 2, "{links}");
+    assert_eq!(entries[0]["digest"], other["digest"]);
+}
+
+#[test]
+fn an_upload_that_fails_begins_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    let failed = Mutex::new(0);
+    let server = writable(Repository::default(), move |asked, reply| {
+        let mut failed = failed.lock().unwrap();
+        if asked.method == "PUT" && *failed < 2 {
+            *failed += 1;
+            return Reply::new(503, "");
+        }
+        reply
+    });
+    push(&server.host(), &layers, false, &options()).unwrap();
+    // Two layers, a configuration, and the two that failed.
+    assert_eq!(server.count(|asked| asked.method == "POST"), 5);
+}
+
+#[test]
+fn uploads_that_are_refused_are_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    for (method, status, problem) in [
+        ("POST", 200, "answered 200"),
+        ("POST", 202, "does not say where to upload to"),
+        ("PUT", 413, "answered 413 (too large)"),
+        ("PUT", 403, "access denied"),
+    ] {
+        let server = writable(Repository::default(), move |asked, reply| {
+            match asked.method == method {
+                true => Reply::new(status, ""),
+                false => reply,
+            }
+        });
+        let mut options = options();
+        options.connections = 1;
+        let message = push(&server.host(), &layers, false, &options)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(problem), "{message}");
+        assert_eq!(server.count(|asked| asked.method == method), 1);
+    }
+}
+
+#[test]
+fn an_upload_elsewhere_goes_without_credentials() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    let authorized = |asked: &Asked| asked.header("authorization").is_some();
+    let storage = Server::start(|_| Reply::new(201, ""));
+    let elsewhere = format!("http://{}/put?signature=secret", storage.host());
+    let server = writable(Repository::default(), move |asked, reply| {
+        match (authorized(asked), asked.method.as_str()) {
+            (false, _) => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"),
+            (true, "POST") => Reply::new(202, "").header("Location", elsewhere.clone()),
+            (true, _) => reply,
+        }
+    });
+    let mut options = options();
+    options.credentials.explicit = Some(Login::Password {
+        user: "me".into(),
+        password: "hunter2".into(),
+    });
+    push(&server.host(), &layers, false, &options).unwrap();
+    assert_eq!((storage.asked().len(), storage.count(authorized)), (3, 0));
+}
+
+#[test]
+fn a_digest_cannot_be_pushed_to() {
+    let reference = format!("h.example/app@{}", Digest::of_bytes(&noise(1, 1)));
+    let plan = PushPlan {
+        layers: Vec::new(),
+        subject: None,
+    };
+    let error = registry::push(&reference.parse().unwrap(), &plan, &options(), &()).unwrap_err();
+    assert!(error.to_string().contains("name a tag"), "{error}");
+}
