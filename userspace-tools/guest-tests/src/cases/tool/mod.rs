@@ -8,6 +8,7 @@
 mod basics;
 mod crash;
 mod parallel;
+mod registry;
 mod storage;
 mod store;
 mod udev;
@@ -39,6 +40,7 @@ pub fn cases() -> Vec<Case> {
         udev::cases(),
         parallel::cases(),
         store::cases(),
+        registry::cases(),
     ]
     .into_iter()
     .flatten()
