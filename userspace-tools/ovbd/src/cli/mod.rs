@@ -184,4 +184,22 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[cfg(feature = "registry")]
+    #[test]
+    fn only_registry_options_are_called_so() {
+        let command = Cli::command();
+        let up = command.find_subcommand("up").unwrap();
+        let heading = |name: &str| {
+            let mut arguments = up.get_arguments();
+            let found = arguments.find(|argument| argument.get_long() == Some(name));
+            found.unwrap().get_help_heading()
+        };
+        for name in ["platform", "host-config", "p2p"] {
+            assert_eq!(heading(name), Some("Registry options"));
+        }
+        for name in ["no-pull", "ignore-crc", "mount"] {
+            assert_eq!(heading(name), None);
+        }
+    }
 }

@@ -22,46 +22,46 @@ use super::transfer::Show;
 /// No password is longer, bytes.
 const MAX_PASSWORD: u64 = 64 << 10;
 
-/// Under which these arguments stand in help texts.
+/// Under which these arguments stand in help texts. Each says so itself: a heading for all would
+/// also catch what follows them in another command.
 const HEADING: &str = "Registry options";
 
 /// How to reach a registry, and as whom.
 #[derive(clap::Args)]
-#[command(next_help_heading = HEADING)]
 pub struct RegistryArgs {
     /// The system that the image is for, OS/ARCHITECTURE[/VARIANT] [default: linux and this machine]
-    #[arg(long, value_name = "PLATFORM")]
+    #[arg(long, help_heading = HEADING, value_name = "PLATFORM")]
     platform: Option<Platform>,
     /// How many layers are transferred at the same time
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(long, help_heading = HEADING, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     connections: u8,
     /// Bytes a second for all layers together, or with K, M, G
-    #[arg(long, value_name = "RATE", value_parser = rate)]
+    #[arg(long, help_heading = HEADING, value_name = "RATE", value_parser = rate)]
     max_rate: Option<NonZeroU64>,
     /// Speak without encryption; without this option only registries on this host are spoken to so
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     plain_http: bool,
     /// Certificates (PEM) of authorities to trust in addition to the system's
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The certificate (PEM) to show to the registry, and perhaps its key
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     cert: Option<PathBuf>,
     /// The key (PEM) of the certificate, if it is not in the same file
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// The user to log in as
-    #[arg(long, value_name = "USER", requires = "password_stdin")]
+    #[arg(long, help_heading = HEADING, value_name = "USER", requires = "password_stdin")]
     username: Option<String>,
     /// Read the password from standard input, so that no process list shows it
-    #[arg(long, requires = "username")]
+    #[arg(long, help_heading = HEADING, requires = "username")]
     password_stdin: bool,
     /// Read logins from this file only, which is like Docker's config.json [default:
     /// $REGISTRY_AUTH_FILE, /opt/overlaybd/cred.json, ~/.docker/config.json, containers/auth.json]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     authfile: Option<PathBuf>,
     /// The configuration of this host [default: /etc/overlaybd/overlaybd.json, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = HEADING, value_name = "FILE")]
     host_config: Option<PathBuf>,
 }
 
