@@ -125,14 +125,17 @@ stage() {
 
 # Shows that a stage is alive: a line that is drawn over on a terminal, else one now and then.
 stage_ticker() {
-  local title=$1 log=$2 t0=$SECONDS
+  local title=$1 log=$2 t0=$SECONDS never
+  # Nothing ever comes through this pipe: waiting for it is sleeping without a program that
+  # would outlive the ticker, and keep what it has inherited.
+  exec {never}<> <(:)
   if [ ! -t 1 ]; then
     say "$title ..."
-    while sleep 30; do say "$title: $((SECONDS - t0)) s ..."; done
+    while ! read -r -t 30 -u "$never"; do say "$title: $((SECONDS - t0)) s ..."; done
     return
   fi
   while :; do
     printf '\r\033[K%s: %d s  %.60s' "$title" $((SECONDS - t0)) "$(tail -n 1 "$log" 2>/dev/null | tr -cd '[:print:]')"
-    sleep 1
+    read -r -t 1 -u "$never" || true
   done
 }
