@@ -18,11 +18,12 @@ use kernel::prelude::*;
 pub(crate) struct Kernel;
 
 impl Platform for Kernel {
-    type Vec<T: Element> = KVVec<T>;
+    // Not `KVVec`: kmalloc() would round a table of 640 KiB up to 1 MiB.
+    type Vec<T: Element> = VVec<T>;
 
-    fn alloc<T: Element>(len: usize) -> Result<KVVec<T>, OutOfMemory> {
+    fn alloc<T: Element>(len: usize) -> Result<VVec<T>, OutOfMemory> {
         let quiet = GFP_KERNEL | kernel::alloc::flags::__GFP_NOWARN;
-        KVVec::from_elem(T::default(), len, quiet).map_err(|_| OutOfMemory)
+        VVec::from_elem(T::default(), len, quiet).map_err(|_| OutOfMemory)
     }
 
     fn crc32c(seed: u32, data: &[u8]) -> u32 {

@@ -167,7 +167,11 @@ impl Reserve {
             return None;
         }
         if pages.len() == PAGE_SIZE {
-            return idle.spare.push_within_capacity(pages).err().map(|full| full.0);
+            return idle
+                .spare
+                .push_within_capacity(pages)
+                .err()
+                .map(|full| full.0);
         }
         Some(pages)
     }

@@ -32,11 +32,13 @@ mod zfile;
 use crate::harness::Case;
 pub use tool::child;
 
-/// All of them, in the order in which they run.
+/// All of them, in the order in which they run. Those that need memory to be short come early,
+/// when little of it holds what others have left behind.
 pub fn all() -> Vec<Case> {
     [
         harness::cases(),
         module::cases(),
+        memory::cases(),
         zfile::cases(),
         lsmt::cases(),
         image::cases(),
@@ -56,7 +58,6 @@ pub fn all() -> Vec<Case> {
         faults::cases(),
         live::cases(),
         races::cases(),
-        memory::cases(),
         leaks::cases(),
         scale::cases(),
         tool::cases(),

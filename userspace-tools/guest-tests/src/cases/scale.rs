@@ -2,15 +2,22 @@
 
 //! Much of everything: layers, extents, sizes.
 
+use std::fs;
+
 use anyhow::{ensure, Context as _, Result};
 use overlaybd_format::status::LsmtStatus;
+use overlaybd_format::zfile::Algorithm;
 
 use super::lsmt;
 use crate::ctx::{Ctx, SECTOR};
-use crate::forge::{self, Extent, Layer};
+use crate::forge::{self, Codec, Extent, Layer, Zfile};
 use crate::harness::Case;
 use crate::read;
+use crate::rig::sample::{self, Form};
 use crate::rng::Rng;
+
+/// Length of a ZFile's header, bytes.
+const RECORD: usize = 512;
 
 /// The most layers that an image may have.
 const LAYERS: usize = 255;
@@ -23,6 +30,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("scale.a_million_extents_in_255_layers", a_million_in_layers),
         Case::new("scale.size_of_2_50_sectors", size_of_2_50_sectors),
         Case::new("scale.longest_extents", longest_extents),
+        Case::new("scale.bytes_a_block", bytes_a_block),
+        Case::new("scale.bytes_an_extent", bytes_an_extent),
     ]
 }
 
@@ -169,4 +178,66 @@ fn longest_extents(ctx: &mut Ctx) -> Result<()> {
     layer.apply(&mut content);
     let device = lsmt::of_forged(ctx, &[layer])?;
     read::check(&device.path, content, ctx.rng())
+}
+
+/// What is in use of vmalloc's memory, bytes: tables are there, to the page.
+fn in_tables() -> Result<u64> {
+    let info = fs::read_to_string("/proc/meminfo")?;
+    let line = info.lines().find(|line| line.starts_with("VmallocUsed:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kib.context("no VmallocUsed")?.parse::<u64>()? * 1024)
+}
+
+/// Loads `kind` and compares what its tables take with `count` times `tenths` tenths of a byte.
+/// Threads that come and go have their stacks there, too.
+fn takes(
+    ctx: &mut Ctx,
+    kind: &str,
+    sectors: u64,
+    params: &str,
+    count: u64,
+    tenths: u64,
+) -> Result<()> {
+    let before = in_tables()?;
+    ctx.target(sectors, kind, params)?;
+    let taken = in_tables()?.saturating_sub(before);
+    let promised = count * tenths / 10;
+    let share = taken * 100 / promised;
+    ensure!(
+        (90..=110).contains(&share),
+        "{taken} bytes for {count} entries: {share} % of {tenths} tenths of a byte for each"
+    );
+    Ok(())
+}
+
+/// As Documentation/admin-guide/device-mapper/dm-zfile.rst says.
+fn bytes_a_block(ctx: &mut Ctx) -> Result<()> {
+    for (block_size, count, tenths) in [(4 << 10, 1 << 18, 25), (64 << 10, 1 << 16, 45)] {
+        let zeros = vec![0; block_size as usize];
+        let one = sample::zfile(&zeros, Form::new(Algorithm::Lz4, block_size))?;
+        let place = sample::extents(&one)?.swap_remove(0);
+        let stored = one[place.start as usize..place.end as usize].to_vec();
+        let mut zfile = Zfile::new(&zeros, block_size, Codec::Lz4, true);
+        zfile.put_stored(0, stored.clone());
+        let size = count as u64 * u64::from(block_size);
+        let end = RECORD + count * stored.len();
+        zfile.blocks = vec![stored; count];
+        zfile.index = vec![zfile.index[0]; count];
+        for (at, value) in [(40, end as u64), (48, count as u64), (56, size)] {
+            forge::put(&mut zfile.trailer, at, &value.to_le_bytes());
+        }
+        let file = zfile.bytes();
+        let disk = ctx.image(&file)?;
+        let params = format!("{} 0 {}", disk.dev, file.len());
+        takes(ctx, "zfile", size / SECTOR, &params, count as u64, tenths)?;
+    }
+    Ok(())
+}
+
+/// As Documentation/admin-guide/device-mapper/dm-lsmt.rst says; gaps are entries, too.
+fn bytes_an_extent(ctx: &mut Ctx) -> Result<()> {
+    let (count, step) = (1 << 18, 2);
+    let data = forge::content(17 * SECTOR as usize, ctx.rng());
+    let (params, sectors) = lsmt::forged(ctx, &[comb(count, 0, step, &data)])?;
+    takes(ctx, "lsmt", sectors, &params, 2 * count, 125)
 }

@@ -14,6 +14,11 @@ const TIMES: usize = 3;
 /// Pages of the smallest buffer that a device has; what the allocator keeps ready for each CPU is
 /// less than one of them a round.
 const BUFFER_PAGES: u64 = 8;
+/// The name of their account.
+const BUFFERS: &str = "buffers";
+/// Buffers' worth of pages that are in no account for a while: each CPU adds pages to the lists of
+/// what can be reclaimed in batches.
+const IN_BATCHES: u64 = 12;
 /// Bytes of per-CPU memory that a round would lose, at the least: one counter.
 const COUNTER: u64 = 8;
 
@@ -49,17 +54,21 @@ impl Accounts {
             known += kib(name)?;
         }
         let pages = kib("MemTotal:")?.saturating_sub(known) / 4;
-        accounts.insert("buffers".to_owned(), pages / BUFFER_PAGES);
+        accounts.insert(BUFFERS.to_owned(), pages / BUFFER_PAGES);
         Ok(Self(accounts))
     }
 
     /// The accounts that have `limit` more than `before`.
     fn grown(&self, before: &Self, limit: u64) -> BTreeSet<String> {
         let was = |name: &String| before.0.get(name).copied().unwrap_or(0);
+        let least = |name: &String| match name.as_str() {
+            BUFFERS => limit.max(IN_BATCHES),
+            _ => limit,
+        };
         let grown = self
             .0
             .iter()
-            .filter(|&(name, &now)| now >= was(name) + limit);
+            .filter(|&(name, &now)| now >= was(name) + least(name));
         grown.map(|(name, _)| name.clone()).collect()
     }
 }

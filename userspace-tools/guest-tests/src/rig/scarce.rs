@@ -11,6 +11,7 @@ use rustix::mount::MountFlags;
 
 use super::map::Memory;
 use crate::ctx::Ctx;
+use crate::read;
 
 /// The least of the pieces that are gone, pages: 2^ORDER.
 pub const ORDER: usize = 5;
@@ -43,6 +44,8 @@ pub struct Scarce {
 impl Scarce {
     /// Takes all pieces.
     pub fn new(ctx: &mut Ctx) -> Result<Self> {
+        // What could be reclaimed later would become large pieces then.
+        read::drop_caches()?;
         set(ctx, MOVE_THEM, "0")?;
         set(ctx, KEPT_READY.0, KEPT_READY.1)?;
         set(ctx, WANTED_FREE.0, WANTED_FREE.1)?;
