@@ -14,8 +14,8 @@ CARGO_TARGET_DIR ?= $(OVBD_CACHE)/target
 export CARGO_TARGET_DIR
 STATIC_TARGET := x86_64-unknown-linux-gnu
 # Only what is built for this target is static: build scripts and macros stay ordinary.
-# Both programs in one go, always: else cargo would build what they share anew in turn.
-STATIC := --package ovbd --package guest-tests --target $(STATIC_TARGET) --config 'target.$(STATIC_TARGET).rustflags=["-C","target-feature=+crt-static"]'
+# All programs in one go, always: else cargo would build what they share anew in turn.
+STATIC := --package ovbd --package guest-tests --package ovbd-bench --target $(STATIC_TARGET) --config 'target.$(STATIC_TARGET).rustflags=["-C","target-feature=+crt-static"]'
 
 STATIC_OVBD = $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ovbd
 
@@ -88,7 +88,7 @@ vm-shell: ## a root shell in the guest, module and tool inside
 .PHONY: test unit-test vm-test fuzz-smoke lint
 test: ## every test there is; ends with the line "N passed, N failed"
 	@$(QUIET_SETUP)
-	@test-vm/build-module
+	@test-vm/build-module CONFIG_OVBD_LIMITS=m
 	@$(MAKE) static
 	@test-vm/test
 
@@ -109,6 +109,17 @@ fuzz-smoke: ## a few seconds of fuzzing for each parser
 lint: ## formatting, clippy, shellcheck, where unsafe is
 	@$(QUIET_SETUP)
 	@test-vm/lint
+
+##@ Measuring
+.PHONY: bench-gate bench-rebase
+bench-gate: ## instructions for each block, against the limits and the baseline
+	@$(QUIET_SETUP)
+	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null
+	@$(MAKE) static
+	@test-vm/bench-gate
+
+bench-rebase: ## make what bench-gate measured last the baseline
+	@test-vm/bench-gate --rebase
 
 ##@ Installing and tidying up
 PREFIX ?= /usr/local

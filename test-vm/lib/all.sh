@@ -19,3 +19,5 @@
 . "$VM_DIR/lib/disks.sh"
 # shellcheck source=lib/demo.sh
 . "$VM_DIR/lib/demo.sh"
+# shellcheck source=lib/bench.sh
+. "$VM_DIR/lib/bench.sh"

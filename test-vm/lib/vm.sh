@@ -15,6 +15,7 @@ KEEP_RUNS=8   # logs of so many runs of a name are kept
 
 VM_MEM=${OVBD_VM_MEM:-1G}
 VM_CPUS=${OVBD_VM_CPUS:-2}
+VM_MODULES=()
 
 vm_new() {
   VM_NAME=$1
@@ -46,25 +47,28 @@ vm_add() {
 
 vm_script() { printf '%s\n' "$1" >"$VM_TREE/etc/run"; }
 
-# vm_module FILE: modprobe finds it in the guest, by name and by alias.
+# vm_module FILE...: modprobe finds them in the guest, by name and by alias.
 vm_module() {
   local kver=${VM_KVER:-$(kernel_release)} merged=$VM_RUN/modules
-  vm_merge_modules "$1" "$merged"
+  vm_merge_modules "$merged" "$@"
   mkdir -p "$VM_TREE/lib/modules/$kver"
   cp -r "$merged/lib/modules/$kver"/{updates,modules.*} "$VM_TREE/lib/modules/$kver/"
   rm -rf "$merged"
 }
 
-# vm_merge_modules FILE DIR: the guest's modules with FILE among them, as modprobe -d takes them.
+# vm_merge_modules DIR FILE...: the guest's modules with the files among them, as modprobe -d
+# takes them.
 vm_merge_modules() {
-  local kver=${VM_KVER:-$(kernel_release)} guest=${VM_GUEST:-$GUEST} merged=$2
+  local kver=${VM_KVER:-$(kernel_release)} guest=${VM_GUEST:-$GUEST} merged=$1 file
+  shift
   mkdir -p "$merged/lib/modules"
   cp -al "$guest/tree/lib/modules/$kver" "$merged/lib/modules/$kver"
   mkdir -p "$merged/lib/modules/$kver/updates"
-  in_root --bind "$(dirname "$(readlink -f "$1")"):/mnt/in" --bind "$merged:/mnt/out" sh -ec '
-    strip --strip-debug -o "/mnt/out/lib/modules/$2/updates/$1" "/mnt/in/$1"
-    depmod -b /mnt/out "$2"
-  ' sh "$(basename "$1")" "$kver"
+  for file; do
+    in_root --bind "$(dirname "$(readlink -f "$file")"):/mnt/in" --bind "$merged/lib/modules/$kver/updates:/mnt/out" \
+      strip --strip-debug -o "/mnt/out/$(basename "$file")" "/mnt/in/$(basename "$file")"
+  done
+  in_root --bind "$merged:/mnt/out" depmod -b /mnt/out "$kver"
 }
 
 # vm_path FILE: what the file is called where QEMU runs.
@@ -100,7 +104,7 @@ vm_disk() {
 vm_accel() {
   local want
   case ${OVBD_ACCEL:-} in
-  tcg | kvm) say "$OVBD_ACCEL" && return ;;
+  tcg | kvm | icount) say "$OVBD_ACCEL" && return ;;
   esac
   if [ ! -w /dev/kvm ]; then
     say tcg
@@ -138,6 +142,9 @@ vm_boot() {
   VM_ARGS+=(-smp "$VM_CPUS" -m "$VM_MEM" -nodefaults -no-user-config -display none -nic none -no-reboot)
   case $accel in
   kvm) VM_ARGS+=(-accel kvm -cpu host) ;;
+  # The guest's clock counts its instructions, on one CPU: a nanosecond each, and none while idle.
+  # String instructions would count once a byte, where real processors move a cache line.
+  icount) VM_ARGS+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -cpu "max,-erms,-fsrm") ;;
   *) VM_ARGS+=(-accel "tcg,thread=multi" -cpu max) ;;
   esac
   if [ -n "$VM_INTERACTIVE" ]; then
@@ -177,10 +184,11 @@ vm_qemu() {
 # Lines of the kernel's that must not be there.
 vm_splats() { grep -a -F -f "$VM_DIR/splats" "$VM_CONSOLE"; }
 
-# What the project builds, into the guest: the module, and the static programs.
+# vm_products PROGRAM...: what the project builds, into the guest: the module, the tool, and
+# these static programs. VM_MODULES are further modules.
 vm_products() {
   local program
-  vm_module "${OVBD_MODULE:-$OVBD_CACHE/module/$(kernel_release)/dm-overlaybd.ko}"
+  vm_module "${OVBD_MODULE:-$OVBD_CACHE/module/$(kernel_release)/dm-overlaybd.ko}" "${VM_MODULES[@]}"
   for program in ovbd "$@"; do
     vm_add "$STATIC_BIN/$program" "/opt/$program"
     in_root --bind "$VM_TREE/opt:/mnt" strip "/mnt/$program"

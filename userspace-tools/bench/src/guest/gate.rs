@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The instruction gate: every way of reading block devices, on a ramdisk and on a device that
+//! ends reads in a soft interrupt.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::device::{Bottom, Devices, Image};
+use super::read::{Area, Test};
+use super::{emit, limits, machine};
+use crate::content::{BLOCK, LAYERS};
+use crate::pack::List;
+use crate::sample::Unit;
+
+/// Random reads of a test.
+const RANDOM_READS: usize = 3000;
+
+/// Every device in every test.
+pub fn run(disk: &Path) -> Result<()> {
+    machine::touch_memory()?;
+    let list = List::read(disk)?;
+    let ram = machine::ram_disks(1, list.end())?.remove(0);
+    machine::copy(disk, &ram, list.end())?;
+    let null = machine::null_disk()?;
+    // Only what lies first is read from there.
+    let first = list.item("one.zfile")?;
+    machine::copy(disk, &null, first.offset + first.length)?;
+
+    for limit in limits::measure(&ram, list.item("zfile")?)? {
+        emit("limit", limit.name, limit.value, limit.unit);
+    }
+    let measure = |name: &str, area: &Area, tests: &[Test]| -> Result<()> {
+        area.read(Test::Sequential, 1 << 20, RANDOM_READS)?;
+        for test in tests {
+            machine::drop_caches()?;
+            let spent = area.read(*test, area.length, RANDOM_READS)?;
+            let blocks = spent.bytes as f64 / BLOCK as f64;
+            emit(
+                name,
+                test.name(),
+                spent.nanoseconds as f64 / blocks,
+                Unit::Instructions,
+            );
+        }
+        Ok(())
+    };
+
+    let mut devices = Devices::open()?;
+    let size = list.item("raw")?.length;
+    let on_ram = Bottom::new(&ram, &list)?;
+    let images: [(&str, Image); 9] = [
+        ("linear", Image::Linear("raw")),
+        ("zfile", Image::Zfile("zfile", true)),
+        ("zfile-crc", Image::Zfile("zfile", false)),
+        ("lsmt-one", Image::Lsmt(vec!["one.zfile".to_owned()])),
+        ("lsmt-coarse", Image::Lsmt(names("coarse", ".zfile"))),
+        ("lsmt-fine", Image::Lsmt(names("fine", ".zfile"))),
+        ("lsmt-raw-coarse", Image::Lsmt(names("coarse", ""))),
+        ("lsmt-raw-fine", Image::Lsmt(names("fine", ""))),
+        ("linear-coarse", Image::Extents(names("coarse", ""))),
+    ];
+    let fine = ("linear-fine", Image::Extents(names("fine", "")));
+    measure("raw", &raw(&ram, &list)?, &Test::ALL)?;
+    for (name, image) in images.iter().chain([&fine]) {
+        let path = devices.make(name, &on_ram, image)?;
+        measure(name, &Area::whole(path, size), &Test::ALL)?;
+    }
+
+    let on_null = Bottom::new(&null, &list)?;
+    measure("null-raw", &raw(&null, &list)?, &Test::RANDOM)?;
+    for (name, image) in images.iter().take(4) {
+        let name = format!("null-{name}");
+        let path = devices.make(&name, &on_null, image)?;
+        measure(&name, &Area::whole(path, size), &Test::RANDOM)?;
+    }
+    devices.remove_all()
+}
+
+fn names(stack: &str, form: &str) -> Vec<String> {
+    (0..LAYERS).map(|n| format!("{stack}-{n}{form}")).collect()
+}
+
+fn raw(disk: &Path, list: &List) -> Result<Area> {
+    let item = list.item("raw")?;
+    Ok(Area {
+        path: PathBuf::from(disk),
+        offset: item.offset,
+        length: item.length,
+    })
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! What cannot be undercut: the kernel's own decompressor and checksum, over the very blocks of
+//! an image. The module ovbd-limits runs them.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use ovbd::image::source::{FileSource, Part, Std};
+use overlaybd_format::zfile::{ZFile, BLOCK_CRC_LEN};
+
+use super::machine::modprobe;
+use crate::content::BLOCK;
+use crate::pack::Item;
+use crate::sample::Unit;
+
+const DEVICE: &str = "/dev/ovbd-limits";
+/// Blocks of a job.
+const JOB: u64 = 256;
+
+/// A job's number in the module's interface.
+#[derive(Clone, Copy)]
+enum Work {
+    Lz4 = 0,
+    Crc32c = 2,
+    Copy = 3,
+}
+
+/// What was measured.
+pub struct Limit {
+    /// Of what.
+    pub name: &'static str,
+    /// How much.
+    pub value: f64,
+    /// Of what kind.
+    pub unit: Unit,
+}
+
+/// Measures everything over the blocks of the ZFile `item` of `disk`.
+pub fn measure(disk: &Path, item: &Item) -> Result<Vec<Limit>> {
+    modprobe(&["ovbd-limits"])?;
+    let file = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
+    let source = FileSource::open(disk)?;
+    let part = Part::new(Arc::new(source), disk.to_owned(), item.offset, item.length);
+    let zfile = ZFile::<Std>::open(&part, item.length)
+        .with_context(|| format!("{}: no ZFile", item.name))?;
+    let stored = Stored {
+        file,
+        base: item.offset,
+        zfile,
+    };
+    let blocks = stored.zfile.original_size() as f64 / BLOCK as f64;
+    let mut limits = Vec::new();
+    for (name, work) in [
+        ("lz4", Work::Lz4),
+        ("crc32c", Work::Crc32c),
+        ("memcpy", Work::Copy),
+    ] {
+        limits.push(Limit {
+            name,
+            value: stored.run(work)? as f64 / blocks,
+            unit: Unit::Instructions,
+        });
+    }
+    limits.push(Limit {
+        name: "stored",
+        value: item.length as f64 / stored.zfile.original_size() as f64,
+        unit: Unit::Ratio,
+    });
+    Ok(limits)
+}
+
+/// A ZFile's blocks as they are stored.
+struct Stored {
+    file: File,
+    base: u64,
+    zfile: ZFile<Std>,
+}
+
+impl Stored {
+    /// Nanoseconds for `work` on every block.
+    fn run(&self, work: Work) -> Result<u64> {
+        let mut device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(DEVICE)
+            .with_context(|| format!("cannot open {DEVICE}"))?;
+        let mut sum = 0;
+        let mut first = 0;
+        while first < self.zfile.block_count() {
+            let end = (first + JOB).min(self.zfile.block_count());
+            device
+                .write_all(&self.job(work, first, end)?)
+                .with_context(|| format!("{DEVICE} refuses blocks {first} to {end}"))?;
+            let mut nanoseconds = [0; 8];
+            device
+                .read_exact(&mut nanoseconds)
+                .with_context(|| format!("cannot read {DEVICE}"))?;
+            sum += u64::from_ne_bytes(nanoseconds);
+            first = end;
+        }
+        Ok(sum)
+    }
+
+    /// The request for blocks `first` to `end`.
+    fn job(&self, work: Work, first: u64, end: u64) -> Result<Vec<u8>> {
+        let crc = if self.zfile.verify() {
+            BLOCK_CRC_LEN
+        } else {
+            0
+        };
+        let table = self.zfile.table();
+        let mut lengths = Vec::new();
+        let mut bytes = Vec::new();
+        for block in first..end {
+            let extent = table.extent(block..block + 1);
+            let length = (extent.end - extent.start) as usize - crc as usize;
+            let from = bytes.len();
+            bytes.resize(from + length, 0);
+            self.file
+                .read_exact_at(&mut bytes[from..], self.base + extent.start)
+                .with_context(|| format!("cannot read block {block}"))?;
+            lengths.push(length as u32);
+        }
+        let header = [work as u32, self.zfile.block_size(), lengths.len() as u32];
+        let words = header.iter().chain(&lengths);
+        let mut job: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        job.append(&mut bytes);
+        Ok(job)
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The guest: its memory, caches and disks.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{ensure, Context, Result};
+
+use super::read::Buffer;
+
+/// `O_DIRECT`, which the standard library does not name.
+pub const O_DIRECT: i32 = 0o40000;
+
+const PIECE: usize = 1 << 20;
+
+/// Writes to nearly all free memory once, so that nothing later is the first to do so.
+pub fn touch_memory() -> Result<()> {
+    // Taking the last of it would call the kernel's killer.
+    let memory = vec![1u8; free_kib()? / 100 * 80 * 1024];
+    std::hint::black_box(&memory);
+    Ok(())
+}
+
+fn free_kib() -> Result<usize> {
+    let path = "/proc/meminfo";
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemFree:"))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("{path} does not tell MemFree"))
+}
+
+/// Forgets what was read: pages, and what shrinkers give back.
+pub fn drop_caches() -> Result<()> {
+    let path = "/proc/sys/vm/drop_caches";
+    fs::write(path, "3").with_context(|| format!("cannot write {path}"))
+}
+
+/// `count` ramdisks of at least `bytes`, which take memory as they are written.
+pub fn ram_disks(count: usize, bytes: u64) -> Result<Vec<PathBuf>> {
+    let kib = bytes.div_ceil(1024).next_multiple_of(1024);
+    modprobe(&["brd", &format!("rd_nr={count}"), &format!("rd_size={kib}")])?;
+    let path = |n| PathBuf::from(format!("/dev/ram{n}"));
+    Ok((0..count).map(path).collect())
+}
+
+/// A disk of null_blk that keeps what is written, and ends reads in a soft interrupt.
+pub fn null_disk() -> Result<PathBuf> {
+    modprobe(&[
+        "null_blk",
+        "nr_devices=1",
+        "gb=1",
+        "memory_backed=1",
+        "irqmode=1",
+        "submit_queues=1",
+    ])?;
+    Ok(PathBuf::from("/dev/nullb0"))
+}
+
+/// Loads a module.
+pub fn modprobe(words: &[&str]) -> Result<()> {
+    let status = Command::new("modprobe")
+        .args(words)
+        .status()
+        .context("cannot run modprobe")?;
+    ensure!(status.success(), "modprobe {}: {status}", words.join(" "));
+    Ok(())
+}
+
+/// Copies the first `bytes` of a disk to another, past the page cache.
+pub fn copy(from: &Path, to: &Path, bytes: u64) -> Result<()> {
+    copy_part(from, 0, to, bytes)
+}
+
+/// Copies `bytes` from `offset` of a disk to the beginning of another. Both have whole pages
+/// there.
+pub fn copy_part(from: &Path, offset: u64, to: &Path, bytes: u64) -> Result<()> {
+    let source = open_direct(from, false)?;
+    let target = open_direct(to, true)?;
+    let mut buffer = Buffer::new(PIECE);
+    let end = bytes.next_multiple_of(4096);
+    let mut at = 0;
+    while at < end {
+        let length = (end - at).min(PIECE as u64) as usize;
+        let piece = buffer.slice(length);
+        source
+            .read_exact_at(piece, offset + at)
+            .with_context(|| format!("{}: cannot read at byte {}", from.display(), offset + at))?;
+        target
+            .write_all_at(piece, at)
+            .with_context(|| format!("{}: cannot write at byte {at}", to.display()))?;
+        at += length as u64;
+    }
+    Ok(())
+}
+
+/// Opens a disk past the page cache.
+pub fn open_direct(path: &Path, write: bool) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(O_DIRECT)
+        .open(path)
+        .with_context(|| format!("cannot open {} for direct access", path.display()))
+}

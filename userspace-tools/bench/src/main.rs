@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The bench: one program for both sides of the virtual machine.
+//!
+//! On the build machine it makes the content ([`content`]) and judges what was measured
+//! ([`gate`]). In the guest, statically linked, it measures ([`guest`]) and prints a line of
+//! JSON for each number ([`sample`]).
+#![deny(unsafe_code)]
+
+mod content;
+mod gate;
+mod guest;
+mod pack;
+mod rng;
+mod sample;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the files of TREE
+       ovbd-bench guest-gate DISK             in the guest: read block devices
+       ovbd-bench gate SAMPLES BASELINES KERNEL
+                                              judge them; BASELINES is a folder
+       ovbd-bench rebase SAMPLES BASELINES KERNEL
+                                              make them the baseline of KERNEL
+
+MIB is how much of the tree is taken. SAMPLES is what guest-gate printed.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["content", tree, mib, out] => content::make(Path::new(tree), mib, Path::new(out)),
+        ["guest-gate", disk] => guest::gate::run(Path::new(disk)),
+        ["gate", samples, baselines, kernel] => {
+            return gate::check(Path::new(samples), Path::new(baselines), kernel)
+                .unwrap_or_else(|error| failed(&error))
+        }
+        ["rebase", samples, baselines, kernel] => {
+            gate::rebase(Path::new(samples), Path::new(baselines), kernel)
+        }
+        _ => return say(ExitCode::from(2), USAGE),
+    };
+    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+/// Prints a line. That nobody listens is no reason to stop measuring.
+fn print(line: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    say(ExitCode::FAILURE, &format!("ovbd-bench: {error:#}"))
+}
+
+fn say(code: ExitCode, text: &str) -> ExitCode {
+    // Nobody is left to tell if this fails.
+    let _ = writeln!(std::io::stderr(), "{text}");
+    code
+}
