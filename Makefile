@@ -111,7 +111,16 @@ lint: ## formatting, clippy, shellcheck, where unsafe is
 	@test-vm/lint
 
 ##@ Measuring
-.PHONY: bench-gate bench-rebase
+.PHONY: bench bench-gate bench-rebase bench-diff
+bench: ## the gate, file systems, costs of devices: tables, JSON, a page with bars
+	@$(QUIET_SETUP)
+	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null
+	@$(MAKE) static
+	@test-vm/bench
+
+bench-diff: ## what changed between two results: make bench-diff OLD=FILE NEW=FILE
+	@$(CARGO) run --locked --release --quiet --package ovbd-bench -- diff $(abspath $(OLD)) $(abspath $(NEW))
+
 bench-gate: ## instructions for each block, against the limits and the baseline
 	@$(QUIET_SETUP)
 	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # What the bench reads, and where it finds it.
+# shellcheck disable=SC2034 # who sources it uses the variables
 
 BENCH=$OVBD_CACHE/bench
 BASELINES=$TOP/userspace-tools/bench/baseline
@@ -33,4 +34,46 @@ stage_gate() {
   "$STATIC_BIN/ovbd-bench" content "$tree" "$GATE_MIB" "$BENCH/gate.img.tmp"
   mv "$BENCH/gate.img.tmp" "$BENCH/gate.img"
   rm -rf "$tree"
+}
+
+# The files of a Debian system with a toolchain, as people have them in images: programs,
+# libraries, scripts, text.
+CORE_TREE=(usr/share/perl usr/share/doc usr/lib/python3.13 usr/lib/gcc usr/sbin)
+
+core_key() {
+  key core-1 "$(root_key)" "${CORE_TREE[@]}" "$(key_of_files "$VM_DIR/lib/bench.sh" "$VM_DIR/bench-images")" \
+    "$(find "$TOP"/userspace-tools/bench/src/{content,pack.rs} -type f -print0 | sort -z | xargs -0 cat | sha256sum)"
+}
+
+# File systems are made in the build root, of its own files, with its tools.
+stage_core() {
+  local out=$BENCH/core
+  rm -rf "$out"
+  mkdir -p "$out"
+  in_root --bind "$out:/mnt/out" --bind "$VM_DIR/bench-images:/mnt/bench-images" --chdir / \
+    bash /mnt/bench-images "${CORE_TREE[@]}"
+  "$STATIC_BIN/ovbd-bench" content-core "$out" "$BENCH/core.img.tmp"
+  mv "$BENCH/core.img.tmp" "$BENCH/core.img"
+  rm -rf "$out"
+}
+
+# bench_boot NAME IMAGE COMMAND: boots the machine that counts instructions; what the bench's
+# command prints is in $VM_RESULTS then.
+bench_boot() {
+  local status=0
+  export OVBD_ACCEL=icount
+  VM_CPUS=1
+  VM_MODULES=("$OVBD_CACHE/module/$(kernel_release)/ovbd-limits.ko")
+  vm_new "$1"
+  vm_products ovbd-bench
+  vm_disk bench "$2" ro
+  vm_script "stty -F /dev/ttyS1 raw
+/opt/ovbd-bench $3 /dev/disk/bench >/dev/ttyS1 && echo 'the bench is done'"
+  say "$3 on Linux $(kernel_release); console: $VM_CONSOLE"
+  vm_boot "${OVBD_VM_TIMEOUT:-900}" >/dev/null || status=$?
+  if [ "$status" -ne 0 ] || ! grep -q 'the bench is done' "$VM_CONSOLE"; then
+    tail -n 20 "$VM_CONSOLE"
+    fail "$3 did not come to its end (QEMU: $status)" "look at $VM_CONSOLE"
+  fi
+  if vm_splats; then fail 'the kernel complained'; fi
 }

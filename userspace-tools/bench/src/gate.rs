@@ -2,10 +2,8 @@
 
 //! Judging instruction counts: against the limits of the same boot, and against a baseline.
 //!
-//! What the project wants to reach are [`Row`]s. What must not get worse is every single count:
+//! What the project wants to reach are [`rows`]. What must not get worse is every single count:
 //! the baseline of a kernel version is a file of the repository.
-
-mod rows;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +13,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::print;
+use crate::report::text;
+use crate::rows::rows;
 use crate::sample::{Sample, Samples, Unit};
-pub use rows::{rows, Row};
 
 /// How much more than in the baseline fails.
 const MARGIN: f64 = 0.03;
@@ -88,8 +87,8 @@ pub fn rebase(samples: &Path, folder: &Path, kernel: &str) -> Result<()> {
 /// Prints what was measured, and fails if anything got worse.
 pub fn check(samples: &Path, folder: &Path, kernel: &str) -> Result<ExitCode> {
     let samples = Samples::read(samples)?;
-    print_counts(&samples);
-    print_rows(&rows(&samples));
+    text::samples(&samples);
+    text::rows(&rows(&samples));
     let baseline = Baseline::find(folder, kernel)?;
     let margin = if baseline.kernel == kernel {
         MARGIN
@@ -149,58 +148,6 @@ fn compare(now: &Samples, before: &Samples, margin: f64) -> (usize, usize) {
         }
     }
     (passed, failed)
-}
-
-fn print_counts(samples: &Samples) {
-    print("Thousand instructions for each 4 KiB:");
-    let mut tests: Vec<&str> = Vec::new();
-    let mut devices: Vec<&str> = Vec::new();
-    for sample in samples.all().iter().filter(|s| s.device != "limit") {
-        for (list, name) in [(&mut tests, &sample.test), (&mut devices, &sample.device)] {
-            if !list.contains(&name.as_str()) {
-                list.push(name);
-            }
-        }
-    }
-    let head: String = tests.iter().map(|test| format!("{test:>10}")).collect();
-    print(format_args!("  {:<18}{head}", ""));
-    for device in devices {
-        let cell = |test: &&str| match samples.get(device, test) {
-            Some(count) => format!("{:>10.2}", count / 1000.0),
-            None => format!("{:>10}", "–"),
-        };
-        let cells: String = tests.iter().map(cell).collect();
-        print(format_args!("  {device:<18}{cells}"));
-    }
-    for sample in samples.all().iter().filter(|s| s.device == "limit") {
-        match sample.unit {
-            Unit::Instructions => print(format_args!(
-                "  {:<18}{:>10.2}",
-                sample.test,
-                sample.value / 1000.0
-            )),
-            Unit::Ratio => print(format_args!("  {:<18}{:>10.3}", sample.test, sample.value)),
-        }
-    }
-}
-
-fn print_rows(rows: &[Row]) {
-    print(format_args!(
-        "\n  {:<50}{:>9}{:>9}{:>8}{:>8}",
-        "Against the limit, thousand instructions", "measured", "limit", "ratio", "target"
-    ));
-    for row in rows {
-        let verdict = if row.holds() { "reached" } else { "MISSED" };
-        print(format_args!(
-            "  {:<50}{:>9.2}{:>9.2}{:>8.3}{:>8.2}  {verdict}",
-            row.name,
-            row.measured / 1000.0,
-            row.limit / 1000.0,
-            row.ratio(),
-            row.target,
-        ));
-    }
-    print("");
 }
 
 #[cfg(test)]

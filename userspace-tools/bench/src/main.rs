@@ -3,7 +3,7 @@
 //! The bench: one program for both sides of the virtual machine.
 //!
 //! On the build machine it makes the content ([`content`]) and judges what was measured
-//! ([`gate`]). In the guest, statically linked, it measures ([`guest`]) and prints a line of
+//! ([`gate`], [`report`]). In the guest, statically linked, it measures ([`guest`]) and prints a line of
 //! JSON for each number ([`sample`]).
 #![deny(unsafe_code)]
 
@@ -11,7 +11,9 @@ mod content;
 mod gate;
 mod guest;
 mod pack;
+mod report;
 mod rng;
+mod rows;
 mod sample;
 
 use std::io::Write;
@@ -20,11 +22,16 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the files of TREE
+       ovbd-bench content-core DIR OUT        the same out of images of file systems
        ovbd-bench guest-gate DISK             in the guest: read block devices
+       ovbd-bench guest-core DISK             in the guest: costs, file systems
        ovbd-bench gate SAMPLES BASELINES KERNEL
                                               judge them; BASELINES is a folder
        ovbd-bench rebase SAMPLES BASELINES KERNEL
                                               make them the baseline of KERNEL
+       ovbd-bench print SAMPLES               print tables
+       ovbd-bench report SAMPLES KERNEL DIR   print tables, write bench.json and bench.html
+       ovbd-bench diff OLD.json NEW.json      what changed between two reports
 
 MIB is how much of the tree is taken. SAMPLES is what guest-gate printed.";
 
@@ -33,7 +40,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["content", tree, mib, out] => content::make(Path::new(tree), mib, Path::new(out)),
+        ["content-core", dir, out] => content::make_core(Path::new(dir), Path::new(out)),
         ["guest-gate", disk] => guest::gate::run(Path::new(disk)),
+        ["guest-core", disk] => guest::core::run(Path::new(disk)),
         ["gate", samples, baselines, kernel] => {
             return gate::check(Path::new(samples), Path::new(baselines), kernel)
                 .unwrap_or_else(|error| failed(&error))
@@ -41,6 +50,11 @@ fn main() -> ExitCode {
         ["rebase", samples, baselines, kernel] => {
             gate::rebase(Path::new(samples), Path::new(baselines), kernel)
         }
+        ["print", samples] => report::show(Path::new(samples)),
+        ["report", samples, kernel, out] => {
+            report::make(Path::new(samples), kernel, Path::new(out))
+        }
+        ["diff", old, new] => report::diff(Path::new(old), Path::new(new)),
         _ => return say(ExitCode::from(2), USAGE),
     };
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)

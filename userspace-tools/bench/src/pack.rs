@@ -55,6 +55,26 @@ impl List {
             .with_context(|| format!("the disk has no {name}; make it anew"))
     }
 
+    /// The list of a disk that has only the file `name`, at its beginning.
+    pub fn alone(&self, name: &str) -> Result<Self> {
+        let item = self.item(name)?.clone();
+        Ok(Self {
+            items: vec![Item { offset: 0, ..item }],
+        })
+    }
+
+    /// The files from `name` on, as on a disk that begins with them; and where they begin here.
+    pub fn from(&self, name: &str) -> Result<(u64, Self)> {
+        let base = self.item(name)?.offset;
+        let behind = self.items.iter().filter(|item| item.offset >= base);
+        let moved = behind.map(|item| Item {
+            offset: item.offset - base,
+            ..item.clone()
+        });
+        let items = moved.collect();
+        Ok((base, Self { items }))
+    }
+
     /// Where the last file ends, in bytes.
     pub fn end(&self) -> u64 {
         let last = self.items.last();

@@ -28,8 +28,30 @@ pub struct Sample {
 pub enum Unit {
     /// Instructions of the guest for each 4 KiB of output.
     Instructions,
+    /// Instructions of the guest in all.
+    InstructionsInAll,
+    /// Bytes of memory.
+    Bytes,
+    /// Sectors read from the device below for each block.
+    Sectors,
+    /// Blocks that were decompressed.
+    Blocks,
     /// Stored bytes for each byte of output.
     Ratio,
+}
+
+impl Unit {
+    /// What tables say, and how many of it make one of what they show.
+    pub fn shown(self) -> (&'static str, f64) {
+        match self {
+            Self::Instructions => ("k instructions a 4 KiB", 1e3),
+            Self::InstructionsInAll => ("M instructions", 1e6),
+            Self::Bytes => ("bytes", 1.0),
+            Self::Sectors => ("sectors", 1.0),
+            Self::Blocks => ("blocks", 1.0),
+            Self::Ratio => ("", 1.0),
+        }
+    }
 }
 
 /// All that was measured in a run.

@@ -9,10 +9,16 @@
 //! | `one.zfile` | the same as a layer, compressed |
 //! | `coarse-N.zfile`, `coarse-N` | the same as eight layers of long extents, compressed and not |
 //! | `fine-N.zfile`, `fine-N` | the same in fragments of 4 to 32 KiB |
+//!
+//! The second disk has images of file systems, some of them also as ZFiles (`-z4`: 4 KiB blocks,
+//! `-z64`: 64 KiB), the hash tree of one, and files with indexes of given sizes.
 
 mod layers;
+mod synthetic;
 mod tree;
+mod verity;
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
@@ -26,6 +32,47 @@ pub const LAYERS: usize = 8;
 
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
+
+/// Images of file systems, as the build root's tools make them.
+pub const FILE_SYSTEMS: [&str; 6] = [
+    "ext4",
+    "erofs",
+    "erofs-lz4-4k",
+    "erofs-lz4-16k",
+    "erofs-lz4-64k",
+    "erofs-zstd-64k",
+];
+
+/// Makes the disk `out` of the images of file systems in `folder`.
+pub fn make_core(folder: &Path, out: &Path) -> Result<()> {
+    let mut pack = Packer::new(out)?;
+    for name in FILE_SYSTEMS {
+        let path = folder.join(name);
+        let mut image =
+            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        image.resize(image.len().next_multiple_of(BLOCK), 0);
+        pack.add(name, &image)?;
+        if !matches!(name, "ext4" | "erofs") {
+            continue;
+        }
+        for (form, block_size) in [("z4", 4 << 10), ("z64", 64 << 10)] {
+            let settings = ZSettings {
+                block_size,
+                ..ZSettings::default()
+            };
+            pack.add(format!("{name}-{form}"), &compressed(&image, settings)?)?;
+        }
+        if name == "erofs" {
+            let tree = verity::Tree::new(&image);
+            pack.add("erofs-hashes", &tree.hashes)?;
+            pack.add("erofs-root", tree.root().as_bytes())?;
+        }
+    }
+    for (name, file) in synthetic::files()? {
+        pack.add(name, &file)?;
+    }
+    pack.finish()
+}
 
 /// Makes the disk `out` of `mib` MiB of the files below `tree`.
 pub fn make(tree: &Path, mib: &str, out: &Path) -> Result<()> {

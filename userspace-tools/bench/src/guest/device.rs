@@ -95,15 +95,20 @@ impl Devices {
 
     /// Makes `image` of what is on `bottom`.
     pub fn make(&mut self, name: &str, bottom: &Bottom<'_>, image: &Image) -> Result<PathBuf> {
-        let table = match image {
+        let table = self.table(name, bottom, image)?;
+        self.create(name, &table)
+    }
+
+    /// The table for `image` of what is on `bottom`; makes the devices that it stands on.
+    pub fn table(&mut self, name: &str, bottom: &Bottom<'_>, image: &Image) -> Result<Vec<Target>> {
+        Ok(match image {
             Image::Linear(file) => vec![linear(bottom, bottom.list.item(file)?)],
             Image::Zfile(file, ignore_crc) => {
                 vec![zfile(bottom, bottom.list.item(file)?, *ignore_crc)?]
             }
             Image::Lsmt(layers) => vec![self.lsmt(name, bottom, layers)?],
             Image::Extents(layers) => extents(bottom, layers)?,
-        };
-        self.create(name, &table)
+        })
     }
 
     fn lsmt(&mut self, name: &str, bottom: &Bottom<'_>, layers: &[String]) -> Result<Target> {
@@ -133,6 +138,16 @@ impl Devices {
         write_lsmt(&mut params, args.collect::<Vec<_>>().into_iter())?;
         let length = map::virtual_size(sizes.into_iter())?;
         Ok(line(0, length, "lsmt", params))
+    }
+
+    /// The status line of the device `name`.
+    pub fn status(&self, name: &str) -> Result<String> {
+        let lines = self.dm.status(Id::Name(name))?;
+        let line = lines.first();
+        Ok(line
+            .with_context(|| format!("{name} has no table"))?
+            .params
+            .clone())
     }
 
     /// Makes a device of a table.

@@ -78,7 +78,8 @@ pub fn run(disk: &Path) -> Result<()> {
     devices.remove_all()
 }
 
-fn names(stack: &str, form: &str) -> Vec<String> {
+/// The layers of a stack in one form.
+pub fn names(stack: &str, form: &str) -> Vec<String> {
     (0..LAYERS).map(|n| format!("{stack}-{n}{form}")).collect()
 }
 

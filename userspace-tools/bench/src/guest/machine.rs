@@ -48,6 +48,12 @@ pub fn ram_disks(count: usize, bytes: u64) -> Result<Vec<PathBuf>> {
     Ok((0..count).map(path).collect())
 }
 
+/// Bytes of memory that are free, once all is given back that can be.
+pub fn free_memory() -> Result<u64> {
+    drop_caches()?;
+    Ok(free_kib()? as u64 * 1024)
+}
+
 /// A disk of null_blk that keeps what is written, and ends reads in a soft interrupt.
 pub fn null_disk() -> Result<PathBuf> {
     modprobe(&[
@@ -61,8 +67,12 @@ pub fn null_disk() -> Result<PathBuf> {
     Ok(PathBuf::from("/dev/nullb0"))
 }
 
-/// Loads a module.
+/// Loads a module, unless it is there or part of the kernel: then it is as it is.
 pub fn modprobe(words: &[&str]) -> Result<()> {
+    let name = words.first().unwrap_or(&"").replace('-', "_");
+    if Path::new("/sys/module").join(name).exists() {
+        return Ok(());
+    }
     let status = Command::new("modprobe")
         .args(words)
         .status()

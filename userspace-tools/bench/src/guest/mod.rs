@@ -5,7 +5,10 @@
 //! Its clock counts instructions if the machine was started so (`-icount shift=0`): a
 //! nanosecond is an instruction, and what the host does meanwhile does not show.
 
+pub mod core;
+mod costs;
 mod device;
+mod files;
 pub mod gate;
 mod limits;
 mod machine;

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The numbers that the project wants to reach.
+
+use crate::sample::{Samples, Unit};
+
+/// A number, what it is held against, and how far above that it may be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// What was measured, and after a colon what it is held against.
+    pub name: String,
+    /// What both numbers count.
+    pub unit: Unit,
+    /// What was found.
+    pub measured: f64,
+    /// The least that is possible, or the opponent.
+    pub limit: f64,
+    /// The ratio that is wanted.
+    pub target: f64,
+}
+
+impl Row {
+    /// Measured in terms of the limit.
+    pub fn ratio(&self) -> f64 {
+        self.measured / self.limit
+    }
+
+    /// The target is reached.
+    pub fn holds(&self) -> bool {
+        self.ratio() <= self.target
+    }
+}
+
+/// For people: what a test is called in a row.
+const TESTS: [(&str, &str); 5] = [
+    ("seq", "sequential direct"),
+    ("buffered", "sequential buffered"),
+    ("qd8", "QD8 × 128 KiB"),
+    ("rand1", "random 4 KiB QD1"),
+    ("rand16", "random 4 KiB QD16"),
+];
+
+/// How far above raw and LZ4 together a zfile device may be.
+fn zfile_target(test: &str) -> Option<f64> {
+    match test {
+        "seq" => Some(1.02),
+        "buffered" => Some(1.03),
+        "rand1" | "rand16" => Some(1.15),
+        _ => None,
+    }
+}
+
+/// Rows in the making: those that lack a number are left out.
+#[derive(Default)]
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn add(
+        &mut self,
+        name: String,
+        unit: Unit,
+        measured: Option<f64>,
+        limit: Option<f64>,
+        target: f64,
+    ) {
+        if let (Some(measured), Some(limit)) = (measured, limit) {
+            self.0.push(Row {
+                name,
+                unit,
+                measured,
+                limit,
+                target,
+            });
+        }
+    }
+}
+
+/// All rows for which there are numbers.
+pub fn rows(samples: &Samples) -> Vec<Row> {
+    let mut rows = Rows::default();
+    for (bottom, prefix) in [("", ""), (" on null_blk", "null-")] {
+        zfile_rows(&mut rows, samples, bottom, prefix);
+    }
+    lsmt_rows(&mut rows, samples);
+    file_system_rows(&mut rows, samples);
+    cost_rows(&mut rows, samples);
+    rows.0
+}
+
+fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a? + b?)
+}
+
+/// One device, on a bottom whose devices have `prefix` in their names.
+fn zfile_rows(rows: &mut Rows, samples: &Samples, bottom: &str, prefix: &str) {
+    let get = |device: &str, test: &str| samples.get(&format!("{prefix}{device}"), test);
+    let lz4 = samples.get("limit", "lz4");
+    let crc = samples.get("limit", "crc32c");
+    for (test, title) in TESTS {
+        if let Some(target) = zfile_target(test) {
+            let name = format!("zfile, {title}{bottom}: LZ4 + raw");
+            let limit = sum(lz4, get("raw", test));
+            rows.add(name, Unit::Instructions, get("zfile", test), limit, target);
+        }
+    }
+    for (test, title) in TESTS {
+        let name = format!("with CRC, {title}{bottom}: zfile + crc32c");
+        let limit = sum(get("zfile", test), crc);
+        rows.add(
+            name,
+            Unit::Instructions,
+            get("zfile-crc", test),
+            limit,
+            1.05,
+        );
+    }
+    for (test, title) in TESTS {
+        let name = format!("one layer, {title}{bottom}: zfile");
+        let measured = get("lsmt-one", test);
+        rows.add(name, Unit::Instructions, measured, get("zfile", test), 1.03);
+    }
+}
+
+/// Eight layers against one device that has the same, and against dm-linear.
+fn lsmt_rows(rows: &mut Rows, samples: &Samples) {
+    for (stack, what, target) in [
+        ("coarse", "8 layers", 1.03),
+        ("fine", "8 layers in fragments", 1.15),
+    ] {
+        for (test, title) in TESTS {
+            let name = format!("{what}, {title}: zfile");
+            let measured = samples.get(&format!("lsmt-{stack}"), test);
+            rows.add(
+                name,
+                Unit::Instructions,
+                measured,
+                samples.get("zfile", test),
+                target,
+            );
+        }
+    }
+    for (stack, what) in [("coarse", "raw layers"), ("fine", "raw fragments")] {
+        for (test, title) in TESTS {
+            let name = format!("{what}, {title}: dm-linear");
+            let measured = samples.get(&format!("lsmt-raw-{stack}"), test);
+            let limit = samples.get(&format!("linear-{stack}"), test);
+            rows.add(name, Unit::Instructions, measured, limit, 1.05);
+        }
+    }
+}
+
+/// Ours, the test, the opponent, the target.
+const FILE_SYSTEM_ROWS: [(&str, &str, &str, f64); 6] = [
+    ("ext4-z4", "tree", "erofs-lz4-4k", 0.75),
+    ("erofs-z4", "tree", "erofs-lz4-4k", 0.75),
+    ("ext4-z64", "tree", "erofs-lz4-64k", 0.95),
+    ("erofs-z64", "tree", "erofs-lz4-64k", 0.95),
+    ("ext4-z4", "pages", "erofs-lz4-4k", 0.9),
+    ("erofs-z4", "pages", "erofs-lz4-4k", 0.9),
+];
+
+fn file_system_rows(rows: &mut Rows, samples: &Samples) {
+    for (ours, test, theirs, target) in FILE_SYSTEM_ROWS {
+        let what = if test == "tree" {
+            "whole tree, cold"
+        } else {
+            "random 4 KiB of files"
+        };
+        let name = format!("{ours}, {what}: {theirs}");
+        let (measured, limit) = (samples.get(ours, test), samples.get(theirs, test));
+        rows.add(name, Unit::Instructions, measured, limit, target);
+    }
+}
+
+/// Name of the row, the device with many items, the one with one item, the number of items, and
+/// the bytes that each may take.
+const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 3] = [
+    (
+        "memory of a block of 4 KiB",
+        "blocks-256k",
+        "blocks-1",
+        262_144.0,
+        2.5,
+    ),
+    (
+        "memory of a block of 64 KiB",
+        "blocks-wide",
+        "blocks-1",
+        65_536.0,
+        8.0,
+    ),
+    ("memory of an extent", "extents-1m", "extents-1", 1e6, 12.5),
+];
+const LAYER_BYTES: f64 = 150.0 * 1024.0;
+
+fn cost_rows(rows: &mut Rows, samples: &Samples) {
+    for device in ["ext4-z4", "ext4-z64"] {
+        let name = format!("{device}, sectors below a random 4 KiB: its block's");
+        let needed = samples.get(device, "sectors-needed");
+        rows.add(
+            name,
+            Unit::Sectors,
+            samples.get(device, "sectors-read"),
+            needed,
+            1.0,
+        );
+    }
+    let name = "blocks decompressed in a hot MiB of 64 KiB blocks: all".to_owned();
+    let blocks = samples.get("ext4-z64", "hot-blocks");
+    rows.add(
+        name,
+        Unit::Blocks,
+        samples.get("ext4-z64", "hot-decoded"),
+        blocks,
+        1.0,
+    );
+
+    let memory = |device| samples.get(device, "memory");
+    let more = |large, small| Some(memory(large)? - memory(small)?);
+    let name = "memory of a zfile device above dm-linear: 150 KiB".to_owned();
+    rows.add(
+        name,
+        Unit::Bytes,
+        more("blocks-1", "linear"),
+        Some(LAYER_BYTES),
+        1.0,
+    );
+    for (name, large, small, items, bytes) in MEMORY_ROWS {
+        let each = more(large, small).map(|more| more / items);
+        let name = format!("{name}: {bytes} bytes");
+        rows.add(name, Unit::Bytes, each, Some(bytes), 1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Sample;
+
+    #[test]
+    fn a_row_needs_all_its_numbers() {
+        let sample = |device: &str, test: &str, value| Sample {
+            device: device.to_owned(),
+            test: test.to_owned(),
+            value,
+            unit: Unit::Instructions,
+        };
+        let mut all = vec![sample("zfile", "seq", 150.0), sample("raw", "seq", 50.0)];
+        assert_eq!(rows(&all.iter().cloned().collect()), []);
+        all.push(sample("limit", "lz4", 100.0));
+        let found = rows(&all.into_iter().collect());
+        assert_eq!(found.len(), 1);
+        assert!(found[0].holds());
+        assert_eq!((found[0].limit, found[0].target), (150.0, 1.02));
+    }
+}
