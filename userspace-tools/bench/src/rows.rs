@@ -174,7 +174,7 @@ fn file_system_rows(rows: &mut Rows, samples: &Samples) {
 
 /// Name of the row, the device with many items, the one with one item, the number of items, and
 /// the bytes that each may take.
-const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 3] = [
+const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 2] = [
     (
         "memory of a block of 4 KiB",
         "blocks-256k",
@@ -189,7 +189,6 @@ const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 3] = [
         65_536.0,
         8.0,
     ),
-    ("memory of an extent", "extents-1m", "extents-1", 1e6, 12.5),
 ];
 const LAYER_BYTES: f64 = 150.0 * 1024.0;
 

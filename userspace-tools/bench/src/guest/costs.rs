@@ -69,12 +69,6 @@ fn memory(disk: &Path, bottom: &Bottom<'_>) -> Result<()> {
             devices.make(device, bottom, &image).map(drop)
         })?;
     }
-    for (name, count) in [("extents-1", COPIES), ("extents-1m", FEW)] {
-        let image = Image::Lsmt(vec![name.to_owned()]);
-        kept(name, count, &|devices, device| {
-            devices.make(device, bottom, &image).map(drop)
-        })?;
-    }
     devices.remove_all()
 }
 
