@@ -111,12 +111,18 @@ lint: ## formatting, clippy, shellcheck, where unsafe is
 	@test-vm/lint
 
 ##@ Measuring
-.PHONY: bench bench-gate bench-rebase bench-diff
+.PHONY: bench bench-full bench-gate bench-rebase bench-diff
 bench: ## the gate, file systems, costs of devices: tables, JSON, a page with bars
 	@$(QUIET_SETUP)
 	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null
 	@$(MAKE) static
 	@test-vm/bench
+
+bench-full: ## the same, and CPU time at the processor's own speed (builds a kernel, once)
+	@$(QUIET_SETUP)
+	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null
+	@$(MAKE) static
+	@test-vm/bench --full
 
 bench-diff: ## what changed between two results: make bench-diff OLD=FILE NEW=FILE
 	@$(CARGO) run --locked --release --quiet --package ovbd-bench -- diff $(abspath $(OLD)) $(abspath $(NEW))

@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 mod content;
+mod cpu;
 mod gate;
 mod guest;
 mod pack;
@@ -25,6 +26,8 @@ Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the f
        ovbd-bench content-core DIR OUT        the same out of images of file systems
        ovbd-bench guest-gate DISK             in the guest: read block devices
        ovbd-bench guest-core DISK             in the guest: costs, file systems
+       ovbd-bench guest-cpu DISK              in User Mode Linux: say what to take the time of
+       ovbd-bench cpu OUT COMMAND...          run that, and take its CPU time
        ovbd-bench gate SAMPLES BASELINES KERNEL
                                               judge them; BASELINES is a folder
        ovbd-bench rebase SAMPLES BASELINES KERNEL
@@ -43,6 +46,8 @@ fn main() -> ExitCode {
         ["content-core", dir, out] => content::make_core(Path::new(dir), Path::new(out)),
         ["guest-gate", disk] => guest::gate::run(Path::new(disk)),
         ["guest-core", disk] => guest::core::run(Path::new(disk)),
+        ["guest-cpu", disk] => guest::cpu::run(Path::new(disk)),
+        ["cpu", out, command @ ..] => cpu::run(Path::new(out), command),
         ["gate", samples, baselines, kernel] => {
             return gate::check(Path::new(samples), Path::new(baselines), kernel)
                 .unwrap_or_else(|error| failed(&error))

@@ -84,6 +84,7 @@ pub fn rows(samples: &Samples) -> Vec<Row> {
     lsmt_rows(&mut rows, samples);
     file_system_rows(&mut rows, samples);
     cost_rows(&mut rows, samples);
+    cpu_rows(&mut rows, samples);
     rows.0
 }
 
@@ -229,6 +230,28 @@ fn cost_rows(rows: &mut Rows, samples: &Samples) {
         let name = format!("{name}: {bytes} bytes");
         rows.add(name, Unit::Bytes, each, Some(bytes), 1.0);
     }
+}
+
+/// What copying is of reading a raw device, by the measure: the rest a zfile device has
+/// to pay as well.
+const RAW_SHARE: f64 = 0.55;
+
+/// CPU time at the processor's own speed, sequential.
+fn cpu_rows(rows: &mut Rows, samples: &Samples) {
+    let get = |device| samples.get(device, "cpu");
+    let unit = Unit::CpuNanoseconds;
+    let limit = sum(get("lz4"), get("raw").map(|raw| RAW_SHARE * raw));
+    let name = "CPU time, zfile, sequential: LZ4 + 0.55 raw".to_owned();
+    rows.add(name, unit, get("zfile"), limit, 1.15);
+    let name = "CPU time, 8 layers, sequential: zfile".to_owned();
+    rows.add(name, unit, get("lsmt-coarse"), get("zfile"), 1.03);
+    let more = |many, one| Some(get(many)? - get(one)?);
+    let name = "CPU time that fragments add: that on dm-linear".to_owned();
+    let (ours, theirs) = (more("lsmt-fine", "zfile"), more("linear-fine", "linear"));
+    rows.add(name, unit, ours, theirs, 1.3);
+    let name = "activation of a layer of a million extents: 60 ms".to_owned();
+    let measured = samples.get("extents-1m", "cpu-activation");
+    rows.add(name, Unit::CpuMilliseconds, measured, Some(60.0), 1.0);
 }
 
 #[cfg(test)]

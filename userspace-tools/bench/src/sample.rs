@@ -30,6 +30,10 @@ pub enum Unit {
     Instructions,
     /// Instructions of the guest in all.
     InstructionsInAll,
+    /// Nanoseconds of CPU time for each 4 KiB of output.
+    CpuNanoseconds,
+    /// Milliseconds of CPU time.
+    CpuMilliseconds,
     /// Bytes of memory.
     Bytes,
     /// Sectors read from the device below for each block.
@@ -46,6 +50,8 @@ impl Unit {
         match self {
             Self::Instructions => ("k instructions a 4 KiB", 1e3),
             Self::InstructionsInAll => ("M instructions", 1e6),
+            Self::CpuNanoseconds => ("ns of CPU time a 4 KiB", 1.0),
+            Self::CpuMilliseconds => ("ms of CPU time", 1.0),
             Self::Bytes => ("bytes", 1.0),
             Self::Sectors => ("sectors", 1.0),
             Self::Blocks => ("blocks", 1.0),

@@ -9,6 +9,7 @@
 //! | `one.zfile` | the same as a layer, compressed |
 //! | `coarse-N.zfile`, `coarse-N` | the same as eight layers of long extents, compressed and not |
 //! | `fine-N.zfile`, `fine-N` | the same in fragments of 4 to 32 KiB |
+//! | `extents-1m` | a layer of a million extents |
 //!
 //! The second disk has images of file systems, some of them also as ZFiles (`-z4`: 4 KiB blocks,
 //! `-z64`: 64 KiB), the hash tree of one, and files with indexes of given sizes.
@@ -100,5 +101,6 @@ pub fn make(tree: &Path, mib: &str, out: &Path) -> Result<()> {
             pack.add(format!("{name}-{number}"), layer)?;
         }
     }
+    pack.add("extents-1m", &synthetic::layer(1_000_000))?;
     pack.finish()
 }

@@ -48,7 +48,7 @@ pub fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
 
 /// A layer with `count` extents of 4 KiB, one behind the other on the disk. All of them have the
 /// same data, so that no two can be joined.
-fn layer(count: u64) -> Vec<u8> {
+pub fn layer(count: u64) -> Vec<u8> {
     let sectors = BLOCK as u64 / SECTOR;
     let header = Header::sealed(count * BLOCK as u64, None, None);
     let mut file = header.encode(b"").to_vec();

@@ -22,11 +22,14 @@ const DEVICE: &str = "/dev/ovbd-limits";
 /// Blocks of a job.
 const JOB: u64 = 256;
 
-/// A job's number in the module's interface.
+/// A job, with its number in the module's interface.
 #[derive(Clone, Copy)]
-enum Work {
+pub enum Work {
+    /// Decompress with LZ4.
     Lz4 = 0,
+    /// Checksum what is stored.
     Crc32c = 2,
+    /// Copy what is stored.
     Copy = 3,
 }
 
@@ -42,17 +45,7 @@ pub struct Limit {
 
 /// Measures everything over the blocks of the ZFile `item` of `disk`.
 pub fn measure(disk: &Path, item: &Item) -> Result<Vec<Limit>> {
-    modprobe(&["ovbd-limits"])?;
-    let file = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
-    let source = FileSource::open(disk)?;
-    let part = Part::new(Arc::new(source), disk.to_owned(), item.offset, item.length);
-    let zfile = ZFile::<Std>::open(&part, item.length)
-        .with_context(|| format!("{}: no ZFile", item.name))?;
-    let stored = Stored {
-        file,
-        base: item.offset,
-        zfile,
-    };
+    let stored = Stored::open(disk, item)?;
     let blocks = stored.zfile.original_size() as f64 / BLOCK as f64;
     let mut limits = Vec::new();
     for (name, work) in [
@@ -62,7 +55,7 @@ pub fn measure(disk: &Path, item: &Item) -> Result<Vec<Limit>> {
     ] {
         limits.push(Limit {
             name,
-            value: stored.run(work)? as f64 / blocks,
+            value: stored.run(work, 1)? as f64 / blocks,
             unit: Unit::Instructions,
         });
     }
@@ -75,15 +68,30 @@ pub fn measure(disk: &Path, item: &Item) -> Result<Vec<Limit>> {
 }
 
 /// A ZFile's blocks as they are stored.
-struct Stored {
+pub struct Stored {
     file: File,
     base: u64,
     zfile: ZFile<Std>,
 }
 
 impl Stored {
-    /// Nanoseconds for `work` on every block.
-    fn run(&self, work: Work) -> Result<u64> {
+    /// Those of the ZFile `item` of `disk`.
+    pub fn open(disk: &Path, item: &Item) -> Result<Self> {
+        modprobe(&["ovbd-limits"])?;
+        let file = File::open(disk).with_context(|| format!("cannot open {}", disk.display()))?;
+        let source = FileSource::open(disk)?;
+        let part = Part::new(Arc::new(source), disk.to_owned(), item.offset, item.length);
+        let zfile = ZFile::<Std>::open(&part, item.length)
+            .with_context(|| format!("{} is no ZFile", item.name))?;
+        Ok(Self {
+            file,
+            base: item.offset,
+            zfile,
+        })
+    }
+
+    /// Nanoseconds for `work` on every block, `rounds` times.
+    pub fn run(&self, work: Work, rounds: u32) -> Result<u64> {
         let mut device = OpenOptions::new()
             .read(true)
             .write(true)
@@ -94,7 +102,7 @@ impl Stored {
         while first < self.zfile.block_count() {
             let end = (first + JOB).min(self.zfile.block_count());
             device
-                .write_all(&self.job(work, first, end)?)
+                .write_all(&self.job(work, rounds, first, end)?)
                 .with_context(|| format!("{DEVICE} refuses blocks {first} to {end}"))?;
             let mut nanoseconds = [0; 8];
             device
@@ -106,8 +114,20 @@ impl Stored {
         Ok(sum)
     }
 
-    /// The request for blocks `first` to `end`.
-    fn job(&self, work: Work, first: u64, end: u64) -> Result<Vec<u8>> {
+    /// The request for blocks `first` to `end`, `rounds` times.
+    fn job(&self, work: Work, rounds: u32, first: u64, end: u64) -> Result<Vec<u8>> {
+        let (lengths, mut bytes) = self.read(first, end)?;
+        let count = lengths.len() as u32;
+        let header = [work as u32, self.zfile.block_size(), count, rounds];
+        let words = header.iter().chain(&lengths);
+        let mut job: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+        job.append(&mut bytes);
+        Ok(job)
+    }
+
+    /// Blocks `first` to `end` as they are stored, back to back without checksums, and their
+    /// lengths.
+    fn read(&self, first: u64, end: u64) -> Result<(Vec<u32>, Vec<u8>)> {
         let crc = if self.zfile.verify() {
             BLOCK_CRC_LEN
         } else {
@@ -126,10 +146,6 @@ impl Stored {
                 .with_context(|| format!("cannot read block {block}"))?;
             lengths.push(length as u32);
         }
-        let header = [work as u32, self.zfile.block_size(), lengths.len() as u32];
-        let words = header.iter().chain(&lengths);
-        let mut job: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
-        job.append(&mut bytes);
-        Ok(job)
+        Ok((lengths, bytes))
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod core;
 mod costs;
+pub mod cpu;
 mod device;
 mod files;
 pub mod gate;
