@@ -16,6 +16,8 @@ use crate::sample::Unit;
 
 /// Random reads of a test.
 const RANDOM_READS: usize = 3000;
+/// How often each test is done.
+const ROUNDS: usize = 2;
 
 /// Every device in every test.
 pub fn run(disk: &Path) -> Result<()> {
@@ -34,15 +36,15 @@ pub fn run(disk: &Path) -> Result<()> {
     let measure = |name: &str, area: &Area, tests: &[Test]| -> Result<()> {
         area.read(Test::Sequential, 1 << 20, RANDOM_READS)?;
         for test in tests {
-            machine::drop_caches()?;
-            let spent = area.read(*test, area.length, RANDOM_READS)?;
-            let blocks = spent.bytes as f64 / BLOCK as f64;
-            emit(
-                name,
-                test.name(),
-                spent.nanoseconds as f64 / blocks,
-                Unit::Instructions,
-            );
+            // Now and then the kernel does some work of its own meanwhile: the least counts.
+            let mut least = f64::INFINITY;
+            for _ in 0..ROUNDS {
+                machine::drop_caches()?;
+                let spent = area.read(*test, area.length, RANDOM_READS)?;
+                let blocks = spent.bytes as f64 / BLOCK as f64;
+                least = least.min(spent.nanoseconds as f64 / blocks);
+            }
+            emit(name, test.name(), least, Unit::Instructions);
         }
         Ok(())
     };
