@@ -45,7 +45,7 @@ impl Zstd {
     pub(crate) fn new() -> Result<Self, AllocError> {
         // SAFETY: It only computes a number of bytes.
         let bytes = unsafe { bindings::zstd_dctx_workspace_bound() };
-        let mut workspace = KVVec::from_elem(0u64, bytes.div_ceil(size_of::<u64>()), GFP_KERNEL)?;
+        let mut workspace = KVVec::<u64>::zeroed(bytes.div_ceil(size_of::<u64>()), GFP_KERNEL)?;
         // SAFETY: The workspace is aligned to 8 bytes, and as long as it says. It is kept
         // as long as the context, and its memory stays in place when the vector moves.
         let context = unsafe {

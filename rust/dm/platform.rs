@@ -89,7 +89,7 @@ impl<'a> File<'a> {
         let rounded = wanted.checked_next_multiple_of(block).ok_or(EOVERFLOW)?;
         let bytes = rounded.min(WINDOW.max(block));
 
-        let mut data = KVec::from_elem(0u8, bytes as usize, GFP_KERNEL)?;
+        let mut data = KVec::<u8>::zeroed(bytes as usize, GFP_KERNEL)?;
         self.device.read(first / SECTOR, &mut data)?;
         let arrived = data.get(skip as usize..).ok_or(EIO)?;
         let len = arrived.len().min(buf.len());

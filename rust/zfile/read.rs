@@ -312,7 +312,7 @@ impl Zfile {
     /// Decompresses into memory of its own, or returns `None` if there is none.
     fn decompress_to_keep(&self, payload: &[u8], len: usize) -> Result<Option<Block>, Fault> {
         let flags = GFP_NOWAIT | __GFP_NOWARN;
-        let Ok(mut content) = KVec::from_elem(0u8, len, flags) else {
+        let Ok(mut content) = KVec::<u8>::zeroed(len, flags) else {
             return Ok(None);
         };
         let span = Span::from(content.as_mut_slice());

@@ -102,7 +102,7 @@ impl Shared {
     fn grow(&self, block: bool, zstd: bool) -> Result {
         for slot in &self.scratch {
             if block {
-                let block = KVVec::from_elem(0, MAX_BLOCK_SIZE as usize, GFP_KERNEL)?;
+                let block = KVVec::zeroed(MAX_BLOCK_SIZE as usize, GFP_KERNEL)?;
                 slot.lock().block = block;
             }
             if zstd {
