@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
             parallel(
                 ctx,
                 &Setting {
+                    processes: PROCESSES,
                     names: PROCESSES,
                     lock: true,
                 },
@@ -29,6 +30,7 @@ pub fn cases() -> Vec<Case> {
             parallel(
                 ctx,
                 &Setting {
+                    processes: PROCESSES,
                     names: 1,
                     lock: true,
                 },
@@ -38,6 +40,7 @@ pub fn cases() -> Vec<Case> {
             parallel(
                 ctx,
                 &Setting {
+                    processes: PROCESSES,
                     names: PROCESSES,
                     lock: false,
                 },
@@ -46,11 +49,13 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-struct Setting {
+pub(super) struct Setting {
+    /// How many processes.
+    pub(super) processes: usize,
     /// How many images; process n has the name n modulo this.
-    names: usize,
+    pub(super) names: usize,
     /// One lock for all, as on one host; otherwise one for each, as in containers.
-    lock: bool,
+    pub(super) lock: bool,
 }
 
 /// up and down, again and again; the shell stops at the first failure.
@@ -72,12 +77,12 @@ fn start(setting: &Setting, number: usize, layers: &[&Path], dir: &Path) -> Resu
         .spawn()?)
 }
 
-fn parallel(ctx: &mut Ctx, setting: &Setting) -> Result<()> {
+pub(super) fn parallel(ctx: &mut Ctx, setting: &Setting) -> Result<()> {
     let dir = ctx.tmp()?;
     let image = Image::mixed(ctx, &dir)?;
     let layers: Vec<&Path> = image.layers.iter().map(AsRef::as_ref).collect();
     let mut children = Vec::new();
-    for number in 0..PROCESSES {
+    for number in 0..setting.processes {
         // With one name there is one image.
         let height = if setting.names == 1 {
             3

@@ -1,194 +1,377 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Beside udev: a stand-in for it that hears the kernel's events and answers cookies as udev's
-//! rules do, with `dmsetup udevcomplete`, only slowly.
+//! Beside udev: Debian's own daemon with all its rules and those of device-mapper.
+//!
+//! It runs only as long as such a test does: what the tool does without it, the others show.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::{Dm, Name};
 use ovbd::down;
-use rustix::net::netlink::{SocketAddrNetlink, KOBJECT_UEVENT};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::process::{Pid, Signal};
 
-use super::{nothing_is_left, take_down, Image};
+use super::basics::json;
+use super::parallel::{parallel, Setting};
+use super::{nothing_is_left, take_down, Image, OVBD};
 use crate::ctx::{self, Ctx};
 use crate::harness::Case;
+use crate::read;
 
 /// The flags that keep udev from looking into our devices: no subsystem, disk and other rules; the
 /// event is the managing program's own.
 const FLAGS: u32 = 0x4e;
-const COOKIE: &str = "DM_COOKIE=";
+/// What udev makes of them.
+const PROPERTIES: [&str; 4] = [
+    "DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG=1",
+    "DM_UDEV_DISABLE_DISK_RULES_FLAG=1",
+    "DM_UDEV_DISABLE_OTHER_RULES_FLAG=1",
+    "DM_UDEV_PRIMARY_SOURCE_FLAG=1",
+];
+
+const DAEMON: &str = "/usr/lib/systemd/systemd-udevd";
+const RUN: &str = "/run/udev";
+const RULES: &str = "/usr/lib/udev/rules.d";
+const LINKS: &str = "/dev/disk";
+const SEMAPHORES: &str = "/proc/sysvipc/sem";
+
+/// Where the rule below notes cookies.
+const COOKIES: &str = "/run/udev/cookies";
+/// Comes before the rule that answers, and takes a while: a tool that does not wait is done before.
+const LATE_RULE: &str = concat!(
+    r#"ENV{DM_COOKIE}=="?*", RUN+="/bin/sh -c 'sleep 0.1; echo $env{DM_COOKIE} >>/run/udev/cookies'""#,
+    "\n"
+);
+
+/// Of the file systems that the images hold.
+const FS_UUID: &str = "6f766264-0000-4000-8000-000000000001";
+const FS_SIZE: &str = "16M";
+
+/// How long udev may take for anything on an emulated processor of a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new("tool.beside_udev", beside_udev),
-        Case::new("tool.udev_without_rules", udev_without_rules),
-        Case::new("tool.cookie_of_a_dead_process", cookie_of_a_dead_process),
+        Case::new("tool.udev.is_waited_for", is_waited_for),
+        Case::new("tool.udev.links", links),
+        Case::new("tool.udev.parallel", in_parallel),
+        Case::new("tool.udev.without_rules", without_rules),
+        Case::new("tool.udev.is_killed", is_killed),
+        Case::new(
+            "tool.udev.cookie_of_a_dead_process",
+            cookie_of_a_dead_process,
+        ),
     ]
 }
 
-/// Files by which the tool recognises udev; they go with this value.
-struct Signs(Vec<&'static str>);
+/// The daemon; it goes with this value, and so do the signs of it.
+struct Udevd(Child);
 
-impl Signs {
-    fn put(files: &[&'static str]) -> Result<Self> {
-        for file in files {
-            let folder = Path::new(file).parent().context("folder")?;
-            fs::create_dir_all(folder)?;
-            fs::write(file, "")?;
-        }
-        Ok(Self(files.to_vec()))
-    }
-}
-
-impl Drop for Signs {
-    fn drop(&mut self) {
-        for file in &self.0 {
-            // It is only there for the tests.
-            let _ = fs::remove_file(file);
-        }
-    }
-}
-
-const RUNNING: &str = "/run/udev/control";
-const RULE: &str = "/run/udev/rules.d/95-dm-notify.rules";
-
-/// Hears events, until it is told to stop, and answers their cookies.
-struct Stand {
-    stop: Arc<AtomicBool>,
-    heard: Arc<Mutex<Vec<u32>>>,
-    thread: JoinHandle<Result<()>>,
-}
-
-impl Stand {
+impl Udevd {
     fn start() -> Result<Self> {
-        let kind = SocketType::DGRAM;
-        let protocol = Some(KOBJECT_UEVENT);
-        let flags = SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, kind, flags, protocol)?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 1))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let (stopped, list) = (Arc::clone(&stop), Arc::clone(&heard));
-        let thread = thread::spawn(move || {
-            let mut buffer = vec![0; 16 << 10];
-            loop {
-                let (received, _) =
-                    match rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty()) {
-                        Ok(received) => received,
-                        Err(rustix::io::Errno::AGAIN) if stopped.load(Ordering::SeqCst) => {
-                            return Ok(())
-                        }
-                        Err(rustix::io::Errno::AGAIN) => {
-                            thread::yield_now();
-                            continue;
-                        }
-                        Err(error) => return Err(error.into()),
-                    };
-                let text = String::from_utf8_lossy(&buffer[..received]).into_owned();
-                let cookie = text.split('\0').find_map(|word| word.strip_prefix(COOKIE));
-                let Some(cookie) = cookie else { continue };
-                list.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(cookie.parse()?);
-                // Answered late, so that a tool that does not wait is done before.
-                for _ in 0..1000 {
-                    thread::yield_now();
-                }
-                complete(cookie)?;
+        fs::create_dir_all(RUN)?;
+        let mut udevd = Self(Self::spawn()?);
+        udevd.answers()?;
+        Ok(udevd)
+    }
+
+    fn spawn() -> Result<Child> {
+        let log = File::create(Path::new(RUN).join("log"))?;
+        Command::new(DAEMON)
+            .env("SYSTEMD_LOG_TARGET", "console")
+            // The tests' own devices are made without udev.
+            .env_remove("DM_DISABLE_UDEV")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context(DAEMON)
+    }
+
+    /// Waits until it does.
+    fn answers(&mut self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while let Err(error) = ctx::output(&["udevadm", "control", "--ping"]) {
+            let ended = self.0.try_wait()?;
+            if ended.is_some() || Instant::now() >= deadline {
+                let log = fs::read_to_string(Path::new(RUN).join("log"))?;
+                bail!("{DAEMON} does not answer ({ended:?}): {error:#}: {log}");
             }
-        });
-        Ok(Self {
-            stop,
-            heard,
-            thread,
-        })
+            thread::yield_now();
+        }
+        Ok(())
     }
 
-    /// The cookies of all events.
-    fn finish(self) -> Result<Vec<u32>> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("the stand-in panicked"))??;
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(heard.clone())
+    /// From now on it leaves events alone.
+    fn pause(&self) -> Result<()> {
+        let signal = Signal::STOP;
+        Ok(rustix::process::kill_process(
+            Pid::from_child(&self.0),
+            signal,
+        )?)
+    }
+
+    /// What it has left in the file system stays, as after a crash.
+    fn kill(&mut self) -> Result<()> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+
+    fn start_again(&mut self) -> Result<()> {
+        self.0 = Self::spawn()?;
+        self.answers()
     }
 }
 
-/// What the last of udev's rules does.
-fn complete(cookie: &str) -> Result<()> {
-    let status = Command::new("dmsetup")
-        .args(["udevcomplete", cookie])
-        .stdout(Stdio::null())
-        // The tests' own devices are made without udev.
-        .env_remove("DM_DISABLE_UDEV")
-        .status()?;
-    ensure!(status.success(), "dmsetup udevcomplete {cookie}: {status}");
-    Ok(())
+impl Drop for Udevd {
+    fn drop(&mut self) {
+        // It may be dead already, and what it made is there only for the tests.
+        let _ = self.kill();
+        let _ = fs::remove_dir_all(RUN);
+        for folder in link_folders() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
 }
 
-/// Every event is waited for, and has the flags and one cookie a command.
-fn beside_udev(ctx: &mut Ctx) -> Result<()> {
-    let dir = ctx.tmp()?;
-    let image = Image::mixed(ctx, &dir)?;
-    let _signs = Signs::put(&[RUNNING, RULE])?;
-    let stand = Stand::start()?;
-    let report = image.up("web")?;
-    if !report.notes.is_empty() {
-        stand
-            .finish()
-            .with_context(|| format!("{:?}", report.notes))?;
-        bail!("{:?}", report.notes);
+/// All events until now have been handled.
+fn settle() -> Result<()> {
+    let limit = format!("--timeout={}", LIMIT.as_secs());
+    ctx::output(&["udevadm", "settle", &limit]).map(drop)
+}
+
+/// The folders of udev's links. What lies beside them are the guest's own.
+fn link_folders() -> Vec<PathBuf> {
+    let entries = fs::read_dir(LINKS).into_iter().flatten().flatten();
+    let by = |path: &PathBuf| path.is_dir() && path.to_string_lossy().contains("/by-");
+    entries.map(|entry| entry.path()).filter(by).collect()
+}
+
+/// What udev's links lead to: `loop0`.
+fn linked() -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for folder in link_folders() {
+        for entry in fs::read_dir(folder)? {
+            let target = fs::read_link(entry?.path())?;
+            let name = target.file_name().context("a link to nothing")?;
+            names.insert(name.to_string_lossy().into_owned());
+        }
     }
-    let during = stand
-        .heard
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
-    // Four inner devices and the image went live.
-    ensure!(during.len() == 5, "{during:x?}");
-    let report = take_down("web")?;
-    ensure!(report.notes.is_empty(), "{:?}", report.notes);
-    let heard = stand.finish()?;
-    ensure!(heard.len() >= 6, "{heard:x?}");
-    ensure!(
-        heard.iter().all(|cookie| cookie >> 16 == FLAGS),
-        "{heard:x?}"
-    );
-    ensure!(
-        during
-            .iter()
-            .all(|cookie| cookie & 0xffff == during[0] & 0xffff),
-        "{heard:x?}"
-    );
-    ensure!(
-        heard.iter().all(|cookie| cookie & 0xffff != 0),
-        "{heard:x?}"
-    );
+    Ok(names)
+}
+
+/// The cookies of events, in their order.
+fn cookies() -> Result<Vec<u32>> {
+    let list = fs::read_to_string(COOKIES)?;
+    list.lines()
+        .map(|line| line.parse().with_context(|| line.to_owned()))
+        .collect()
+}
+
+/// All is down, and nobody is at it any more.
+fn all_is_quiet() -> Result<()> {
+    settle()?;
     nothing_is_left()
 }
 
-/// Without the rules nobody answers: the tool does not wait, and makes the link itself.
-fn udev_without_rules(ctx: &mut Ctx) -> Result<()> {
+/// Every event is waited for, and has the flags and one cookie a command.
+fn is_waited_for(ctx: &mut Ctx) -> Result<()> {
     let dir = ctx.tmp()?;
     let image = Image::mixed(ctx, &dir)?;
-    let _signs = Signs::put(&[RUNNING])?;
+    let rules = Path::new(RUN).join("rules.d");
+    fs::create_dir_all(&rules)?;
+    fs::write(rules.join("94-late.rules"), LATE_RULE)?;
+    let _udevd = Udevd::start()?;
+    let report = image.up("web")?;
+    let up = cookies()?;
+    ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    // Four inner devices and the image went live.
+    ensure!(up.len() == 5, "{up:x?}");
+    let report = take_down("web")?;
+    let all = cookies()?;
+    ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    let down = &all[up.len()..];
+    ensure!(!down.is_empty(), "{all:x?}");
+    ensure!(all.iter().all(|cookie| cookie >> 16 == FLAGS), "{all:x?}");
+    ensure!(all.iter().all(|cookie| cookie & 0xffff != 0), "{all:x?}");
+    ensure!(up.iter().all(|cookie| *cookie == up[0]), "{up:x?}");
+    ensure!(down.iter().all(|cookie| *cookie == down[0]), "{all:x?}");
+    all_is_quiet()
+}
+
+/// Makes a layer of an ext4 with the one file `text`, over those in `base`.
+fn layer(dir: &Path, text: &str, base: &[&str]) -> Result<String> {
+    let folder = dir.join(text);
+    fs::create_dir(&folder)?;
+    fs::write(folder.join("file"), text)?;
+    let folder = folder.to_str().context("path")?;
+    let out = format!("{folder}.tar");
+    let mut words = vec![OVBD, "build", "--from-dir", folder, "--fs-uuid", FS_UUID];
+    words.extend(["--virtual-size", FS_SIZE, "--tar", "-o", &out]);
+    if !base.is_empty() {
+        words.push("--base");
+        words.extend(base);
+    }
+    ctx::output(&words)?;
+    Ok(out)
+}
+
+/// The UUID in the superblock of an ext4, as udev writes it.
+fn uuid(disk: &Path) -> Result<String> {
+    const AT: u64 = 1024 + 0x68;
+    let mut bytes = [0; 16];
+    File::open(disk)?.read_exact_at(&mut bytes, AT)?;
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)];
+    Ok(parts.map(|(from, to)| &digits[from..to]).join("-"))
+}
+
+/// Two images from one base have the same file-system UUID. udev links an ordinary disk with it by
+/// its UUID, and neither the images nor what they stand on, also when that disk is gone.
+fn links(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let base = layer(&dir, "base", &[])?;
+    let top = layer(&dir, "tall", &[&base])?;
+    let disk = dir.join("disk");
+    let disk = disk.to_str().context("path")?;
+    ctx::output(&["mke2fs", "-q", "-t", "ext4", "-U", FS_UUID, disk, FS_SIZE])?;
+    let by_uuid = Path::new(LINKS).join("by-uuid").join(FS_UUID);
+    let _udevd = Udevd::start()?;
+    let disk = ctx::output(&["losetup", "--find", "--show", "--read-only", disk])?;
+    settle()?;
+    let leads_to_disk = || {
+        by_uuid
+            .canonicalize()
+            .is_ok_and(|path| path == Path::new(&disk))
+    };
+    ensure!(leads_to_disk(), "no {}: {:?}", by_uuid.display(), linked()?);
+
+    for (name, layers) in [("tall", &[&base, &top][..]), ("base", &[&base])] {
+        let mnt = dir.join("mnt").join(name);
+        fs::create_dir_all(&mnt)?;
+        let mnt_word = mnt.to_str().context("path")?;
+        let words = ["--json", "up", name, "--mount", mnt_word].into_iter();
+        let words: Vec<&str> = words.chain(layers.iter().map(|l| l.as_str())).collect();
+        let report = json(&words)?;
+        let notes = report["notes"].as_array();
+        ensure!(notes.is_none_or(Vec::is_empty), "{report}");
+        ensure!(fs::read_to_string(mnt.join("file"))? == name);
+        let node = Path::new("/dev/mapper").join(name);
+        ensure!(fs::read_link(&node)?.starts_with("../"), "no link");
+        ensure!(uuid(&node)? == FS_UUID, "{name} has another UUID");
+    }
+    settle()?;
+    ensure!(leads_to_disk(), "{} was taken away", by_uuid.display());
+    // One for each layer, and the images.
+    let devices = Dm::open()?.devices()?;
+    ensure!(devices.len() == 4, "{devices:?}");
+    for (name, dev) in devices {
+        is_left_alone(&format!("dm-{}", rustix::fs::minor(dev))).context(name)?;
+    }
+
+    ctx::output(&["losetup", "-d", &disk])?;
+    settle()?;
+    ensure!(
+        !by_uuid.is_symlink(),
+        "{} is still there",
+        by_uuid.display()
+    );
+    for name in ["tall", "base"] {
+        let report = take_down(name)?;
+        ensure!(report.notes.is_empty(), "{:?}", report.notes);
+        ensure!(report.unmounted.len() == 1, "{report:?}");
+    }
+    all_is_quiet()
+}
+
+/// udev has had the flags of the device `kernel`, has no link to it, and has not looked into it.
+fn is_left_alone(kernel: &str) -> Result<()> {
+    ensure!(!linked()?.contains(kernel), "it has a link");
+    let path = format!("/dev/{kernel}");
+    let known = ctx::output(&["udevadm", "info", "--query=property", &path])?;
+    for property in PROPERTIES {
+        let there = known.lines().any(|line| line == property);
+        ensure!(there, "without {property}: {known}");
+    }
+    let looked_into = known.lines().any(|line| line.starts_with("ID_FS_"));
+    ensure!(!looked_into, "{known}");
+    Ok(())
+}
+
+fn in_parallel(ctx: &mut Ctx) -> Result<()> {
+    let _udevd = Udevd::start()?;
+    let setting = Setting {
+        processes: 6,
+        names: 6,
+        lock: true,
+    };
+    parallel(ctx, &setting)?;
+    all_is_quiet()
+}
+
+/// Without device-mapper's rules nobody answers: the tool does not wait, and makes the link itself.
+fn without_rules(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::mixed(ctx, &dir)?;
+    for name in ["55-dm", "60-persistent-storage-dm", "95-dm-notify"] {
+        let (rule, off) = (
+            format!("{RULES}/{name}.rules"),
+            format!("{RULES}/{name}.off"),
+        );
+        fs::rename(&rule, &off).context(rule.clone())?;
+        ctx.defer("a rule", move || Ok(fs::rename(off, rule)?));
+    }
+    let _udevd = Udevd::start()?;
     let report = image.up("web")?;
     ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    settle()?;
     ensure!(
         fs::read_link("/dev/mapper/web")?.starts_with("../"),
         "no link"
     );
-    take_down("web")?;
-    nothing_is_left()
+    let report = take_down("web")?;
+    ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    all_is_quiet()
+}
+
+/// udev dies with events that it has not handled: the tool says so and goes on, and with the next
+/// udev all is as ever.
+fn is_killed(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::mixed(ctx, &dir)?;
+    let mut udevd = Udevd::start()?;
+    udevd.pause()?;
+    let up = Command::new(OVBD)
+        .args(["up", "web"])
+        .args(&image.layers)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let deadline = Instant::now() + LIMIT;
+    while Dm::open()?.devices()?.len() < 5 {
+        ensure!(Instant::now() < deadline, "the devices do not appear");
+        thread::yield_now();
+    }
+    udevd.kill()?;
+    let output = up.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    ensure!(said.contains("udev did not handle"), "{said}");
+    let list = fs::read_to_string(SEMAPHORES)?;
+    ensure!(list.lines().count() == 1, "a cookie is left: {list}");
+    read::check_once(Path::new("/dev/mapper/web"), image.content.clone())?;
+
+    udevd.start_again()?;
+    let report = take_down("web")?;
+    ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    all_is_quiet()
 }
 
 /// A process that dies leaves its cookie; the next command takes it away.
@@ -198,19 +381,17 @@ fn cookie_of_a_dead_process(ctx: &mut Ctx) -> Result<()> {
     let layers = image.layers.iter().filter_map(|layer| layer.to_str());
     let program = std::env::current_exe()?;
     let program = program.to_str().context("path")?;
-    {
-        let _signs = Signs::put(&[RUNNING, RULE])?;
-        let words: Vec<&str> = [program, "child", "1", "up"]
-            .into_iter()
-            .chain(layers)
-            .collect();
-        ensure!(ctx::output(&words).is_err(), "it was not killed");
-    }
-    let list = fs::read_to_string("/proc/sysvipc/sem")?;
+    let _udevd = Udevd::start()?;
+    let words: Vec<&str> = [program, "child", "1", "up"]
+        .into_iter()
+        .chain(layers)
+        .collect();
+    ensure!(ctx::output(&words).is_err(), "it was not killed");
+    let list = fs::read_to_string(SEMAPHORES)?;
     ensure!(list.lines().count() == 2, "there is no cookie: {list}");
     // Any command that removes something does; there is no image here.
     let name = Name::new("other")?;
     down::down(&name, down::Options::default(), &|_| {})?;
     down::clean(&Dm::open()?, BTreeSet::new(), &|_| {})?;
-    nothing_is_left()
+    all_is_quiet()
 }
