@@ -88,11 +88,6 @@ impl Udev {
         }
     }
 
-    /// Whether udev takes care of `/dev/mapper`.
-    pub fn is_present(&self) -> bool {
-        self.cookie.is_some()
-    }
-
     /// Does `action` with the event number for its request. `action` returns whether the kernel
     /// sent an event.
     pub(super) fn tell<T, E>(

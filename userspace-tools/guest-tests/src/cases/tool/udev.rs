@@ -169,7 +169,7 @@ fn linked() -> Result<BTreeSet<String>> {
 
 /// The cookies of events, in their order.
 fn cookies() -> Result<Vec<u32>> {
-    let list = fs::read_to_string(COOKIES)?;
+    let list = fs::read_to_string(COOKIES).context("no event was handled until now")?;
     list.lines()
         .map(|line| line.parse().with_context(|| line.to_owned()))
         .collect()
