@@ -41,6 +41,17 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # True while the two texts are versions and the first is at least the second.
 version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
+CARGO_MIN=1.85   # rust-version in userspace-tools/Cargo.toml
+
+# Static programs need the C library's archive beside the compiler, fuzzing needs C++.
+host_cargo_fits() {
+  have cargo && have cc && have c++ || return 1
+  local version
+  version=$(cargo --version 2>/dev/null | cut -d' ' -f2)
+  [ -n "$version" ] && version_at_least "$version" "$CARGO_MIN" || return 1
+  [ -e "$(cc -print-file-name=libc.a)" ]
+}
+
 # in_root [OPTIONS] COMMAND...: run a command in the build root (see test-vm/in-root).
 in_root() { "$VM_DIR/in-root" "$@"; }
 

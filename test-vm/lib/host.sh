@@ -5,10 +5,16 @@
 # packages, and a Debian mirror. Each check ends with a sentence, not a trace.
 
 # Only what cannot come from the build root: everything else (compilers, QEMU,
-# file system tools) is installed in there, and is the same on every machine. The unit
-# tests run here, and need a registry, a client of it, and certificates.
-HOST_PACKAGES=(mmdebstrap docker-registry skopeo openssl)
-HOST_COMMANDS=(mmdebstrap unshare flock docker-registry skopeo openssl prlimit)
+# file system tools) is installed in there, and is the same on every machine.
+HOST_PACKAGES=(mmdebstrap)
+HOST_COMMANDS=(mmdebstrap unshare flock)
+
+# Where cargo runs, the unit tests need a registry, a client of it, and certificates.
+TEST_PACKAGES=(docker-registry skopeo openssl)
+if host_cargo_fits; then
+  HOST_PACKAGES+=("${TEST_PACKAGES[@]}")
+  HOST_COMMANDS+=("${TEST_PACKAGES[@]}")
+fi
 
 NEED_MIB=9000   # build root 2.6 GB, kernel tree 2.1 GB, packages, images, cargo's output
 

@@ -15,7 +15,7 @@ ROOT_PACKAGES=(
   # Disk images.
   e2fsprogs erofs-utils zstd
   # Checks.
-  shellcheck
+  shellcheck "${TEST_PACKAGES[@]}"
 )
 
 root_key() { key root-1 "$SUITE" "${ROOT_PACKAGES[@]}"; }
