@@ -19,10 +19,12 @@ use serde::Deserialize;
 pub const ALGORITHMS: [Algorithm; 2] = [Algorithm::Lz4, Algorithm::Zstd];
 pub const WRAPPERS: [Wrapper; 3] = [Wrapper::None, Wrapper::Pax, Wrapper::Ustar];
 
-/// The files of the reference tools. Tests fail where they are missing.
+/// The files of the reference tools, in the folder that `OVBD_GOLDEN` names or in `shared/golden`
+/// beside the checkout. Tests fail where they are missing.
 pub fn golden(name: &str) -> PathBuf {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden");
-    let path = Path::new(root).join(name);
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/golden");
+    let named = std::env::var_os("OVBD_GOLDEN").filter(|folder| !folder.is_empty());
+    let path = Path::new(&named.unwrap_or_else(|| beside.into())).join(name);
     assert!(path.exists(), "golden file {} is missing", path.display());
     path
 }
