@@ -188,39 +188,48 @@ fn in_tables() -> Result<u64> {
     Ok(kib.context("no VmallocUsed")?.parse::<u64>()? * 1024)
 }
 
+/// What a large device may take beyond that, whatever its size, bytes.
+const FIXED: u64 = 64 << 10;
 /// How often is measured: threads that come and go have their stacks there, too.
 const TRIES: usize = 5;
 
-/// What a device with such a target takes there, bytes.
-fn taken(ctx: &mut Ctx, kind: &str, sectors: u64, params: &str) -> Result<u64> {
+/// What a device of a kind takes there, bytes; its length in sectors and parameters are given.
+fn taken(ctx: &mut Ctx, kind: &str, (sectors, params): &(u64, String)) -> Result<u64> {
     let before = in_tables()?;
-    let device = ctx.target(sectors, kind, params)?;
+    let device = ctx.target(*sectors, kind, params)?;
     let taken = in_tables()?.saturating_sub(before);
     ctx.remove(&device)?;
     Ok(taken)
 }
 
-/// Compares what the tables of a target take with `count` times `tenths` tenths of a byte.
+/// Compares what the tables of `large`, with `count` entries, take more than those of `small` with
+/// `count` times `tenths` tenths of a byte. Every device has threads, whose stacks are there, too.
 fn takes(
     ctx: &mut Ctx,
     kind: &str,
-    sectors: u64,
-    params: &str,
+    small: &(u64, String),
+    large: &(u64, String),
     count: u64,
     tenths: u64,
 ) -> Result<()> {
     let promised = count * tenths / 10;
     let mut seen = Vec::new();
     for _ in 0..TRIES {
-        // Any device has threads of its own.
-        let of_a_device = taken(ctx, "error", sectors, "")?;
-        let more = taken(ctx, kind, sectors, params)?.saturating_sub(of_a_device);
-        if (90..=110).contains(&(more * 100 / promised)) {
+        let of_any = taken(ctx, kind, small)?;
+        let more = taken(ctx, kind, large)?.saturating_sub(of_any);
+        if (promised * 9 / 10..=promised + FIXED).contains(&more) {
             return Ok(());
         }
         seen.push(more);
     }
     bail!("{seen:?} bytes for {count} entries of {tenths} tenths of a byte each")
+}
+
+/// A ZFile of `size` bytes for a table.
+fn zfile_table(ctx: &mut Ctx, file: &[u8], size: u64) -> Result<(u64, String)> {
+    let disk = ctx.image(file)?;
+    let params = format!("{} 0 {}", disk.dev, file.len());
+    Ok((size / SECTOR, params))
 }
 
 /// As Documentation/admin-guide/device-mapper/dm-zfile.rst says.
@@ -232,6 +241,7 @@ fn bytes_a_block(ctx: &mut Ctx) -> Result<()> {
         let stored = one[place.start as usize..place.end as usize].to_vec();
         let mut zfile = Zfile::new(&zeros, block_size, Codec::Lz4, true);
         zfile.put_stored(0, stored.clone());
+        let small = zfile_table(ctx, &zfile.bytes(), block_size.into())?;
         let size = count as u64 * u64::from(block_size);
         let end = RECORD + count * stored.len();
         zfile.blocks = vec![stored; count];
@@ -239,10 +249,8 @@ fn bytes_a_block(ctx: &mut Ctx) -> Result<()> {
         for (at, value) in [(40, end as u64), (48, count as u64), (56, size)] {
             forge::put(&mut zfile.trailer, at, &value.to_le_bytes());
         }
-        let file = zfile.bytes();
-        let disk = ctx.image(&file)?;
-        let params = format!("{} 0 {}", disk.dev, file.len());
-        takes(ctx, "zfile", size / SECTOR, &params, count as u64, tenths)?;
+        let large = zfile_table(ctx, &zfile.bytes(), size)?;
+        takes(ctx, "zfile", &small, &large, count as u64, tenths)?;
     }
     Ok(())
 }
@@ -251,6 +259,9 @@ fn bytes_a_block(ctx: &mut Ctx) -> Result<()> {
 fn bytes_an_extent(ctx: &mut Ctx) -> Result<()> {
     let (count, step) = (1 << 18, 2);
     let data = forge::content(17 * SECTOR as usize, ctx.rng());
-    let (params, sectors) = lsmt::forged(ctx, &[comb(count, 0, step, &data)])?;
-    takes(ctx, "lsmt", sectors, &params, 2 * count, 125)
+    let [small, large] = [1, count].map(|count| {
+        let (params, sectors) = lsmt::forged(ctx, &[comb(count, 0, step, &data)])?;
+        anyhow::Ok((sectors, params))
+    });
+    takes(ctx, "lsmt", &small?, &large?, 2 * count, 125)
 }
