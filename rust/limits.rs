@@ -2,13 +2,14 @@
 
 //! The limits that the bench measures against: what the kernel's own decompressors, checksum
 //! and copy take for given blocks. Built only when asked for (`CONFIG_OVBD_LIMITS=m`), and no
-//! part of dm-overlaybd.
+//! part of dm-overlaybd, but for the wrappers of what is measured.
 //!
 //! A write to `/dev/ovbd-limits` is one job: a header of four 32-bit numbers (which [`Job`], bytes
 //! of a whole decompressed block, number of blocks, how often to go through them), the stored
 //! length of each block as 32 bits, and the blocks back to back. It returns when the job is
 //! done; a read then yields the nanoseconds it took, as 64 bits.
 
+use dm::codec::{self, Zstd};
 use kernel::{
     fs::{File, Kiocb},
     iov::{IovIterDest, IovIterSource},
@@ -27,27 +28,12 @@ module! {
     license: "GPL v2",
 }
 
-mod c {
-    use kernel::ffi::{c_char, c_int, c_void};
-
-    extern "C" {
-        pub(super) fn LZ4_decompress_safe(
-            source: *const c_char,
-            dest: *mut c_char,
-            compressed: c_int,
-            capacity: c_int,
-        ) -> c_int;
-        pub(super) fn crc32c(seed: u32, data: *const c_void, length: usize) -> u32;
-        pub(super) fn zstd_dctx_workspace_bound() -> usize;
-        pub(super) fn zstd_init_dctx(workspace: *mut c_void, size: usize) -> *mut c_void;
-        pub(super) fn zstd_decompress_dctx(
-            context: *mut c_void,
-            dest: *mut c_void,
-            capacity: usize,
-            source: *const c_void,
-            length: usize,
-        ) -> usize;
-    }
+#[allow(dead_code)] // What the module uses beyond this.
+mod bindings;
+#[allow(dead_code)]
+mod dm {
+    pub(crate) mod codec;
+    pub(crate) mod segments;
 }
 
 #[pin_data]
@@ -161,99 +147,49 @@ impl<'a> Request<'a> {
 
     fn run(&self) -> Result<i64> {
         let mut output = KVVec::<u8>::zeroed(2 * MAX_BLOCK, GFP_KERNEL)?;
-        let zstd = Zstd::new(self.job)?;
+        let mut zstd = match self.job {
+            Job::Zstd => Some(Zstd::new()?),
+            _ => None,
+        };
         let start = Instant::<Monotonic>::now();
         for _ in 0..self.rounds {
             let mut blocks = self.blocks;
             for length in words(self.lengths) {
                 let (block, rest) = blocks.split_at_checked(length as usize).ok_or(EINVAL)?;
                 blocks = rest;
-                self.one(block, &mut output, &zstd)?;
+                self.one(block, &mut output, zstd.as_mut())?;
             }
         }
         Ok(start.elapsed().as_nanos())
     }
 
     #[inline]
-    fn one(&self, block: &[u8], output: &mut [u8], zstd: &Zstd) -> Result {
-        match self.job {
-            Job::Lz4 => {
-                let output = output.get_mut(..self.block_size).ok_or(EINVAL)?;
-                // SAFETY: Both lengths are those of the slices, and fit in 32 bits.
-                let written = unsafe {
-                    c::LZ4_decompress_safe(
-                        block.as_ptr().cast(),
-                        output.as_mut_ptr().cast(),
-                        block.len() as i32,
-                        output.len() as i32,
-                    )
-                };
-                if written < 0 {
-                    return Err(EIO);
-                }
-            }
-            Job::Zstd => {
-                zstd.decompress(block, output.get_mut(..self.block_size).ok_or(EINVAL)?)?
-            }
+    fn one(&self, block: &[u8], output: &mut [u8], zstd: Option<&mut Zstd>) -> Result {
+        let length = match self.job {
+            Job::Copy => block.len(),
+            _ => self.block_size,
+        };
+        let output = output.get_mut(..length).ok_or(EINVAL)?;
+        let done = match self.job {
+            Job::Lz4 => codec::lz4(block, output.into()).is_some(),
+            Job::Zstd => zstd
+                .and_then(|zstd| zstd.decompress(block, output.into()))
+                .is_some(),
             Job::Crc32c => {
-                // SAFETY: The length is that of the slice.
-                let crc = unsafe { c::crc32c(!0, block.as_ptr().cast(), block.len()) };
-                core::hint::black_box(crc);
+                core::hint::black_box(codec::crc32c(!0, block));
+                true
             }
             Job::Copy => {
-                let output = output.get_mut(..block.len()).ok_or(EINVAL)?;
                 output.copy_from_slice(block);
                 core::hint::black_box(output);
+                true
             }
-        }
-        Ok(())
-    }
-}
-
-/// A zstd decoder, if the job needs one.
-struct Zstd {
-    workspace: KVVec<u8>,
-    context: *mut kernel::ffi::c_void,
-}
-
-impl Zstd {
-    fn new(job: Job) -> Result<Self> {
-        if !matches!(job, Job::Zstd) {
-            return Ok(Self {
-                workspace: KVVec::new(),
-                context: core::ptr::null_mut(),
-            });
-        }
-        // SAFETY: No preconditions.
-        let size = unsafe { c::zstd_dctx_workspace_bound() };
-        let mut workspace = KVVec::<u8>::zeroed(size, GFP_KERNEL)?;
-        // SAFETY: The workspace has that size and is kept as long as the context.
-        let context = unsafe { c::zstd_init_dctx(workspace.as_mut_ptr().cast(), size) };
-        if context.is_null() {
-            return Err(EINVAL);
-        }
-        Ok(Self { workspace, context })
-    }
-
-    fn decompress(&self, block: &[u8], output: &mut [u8]) -> Result {
-        if self.workspace.is_empty() {
-            return Err(EINVAL);
-        }
-        // SAFETY: The context lives in the workspace; the lengths are those of the slices.
-        let written = unsafe {
-            c::zstd_decompress_dctx(
-                self.context,
-                output.as_mut_ptr().cast(),
-                output.len(),
-                block.as_ptr().cast(),
-                block.len(),
-            )
         };
-        // Errors are numbers above any length.
-        if written > output.len() {
-            return Err(EIO);
+        if done {
+            Ok(())
+        } else {
+            Err(EIO)
         }
-        Ok(())
     }
 }
 

@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Decompressors. Their input is untrusted, and so is what they say about it:
-//! both check every bound themselves, and the length of their output is checked
-//! by the caller.
+//! Decompressors and checksums. The input of decompressors is untrusted, and so
+//! is what they say about it: both check every bound themselves, and the length
+//! of their output is checked by the caller.
 
 use super::segments::Span;
 use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{alloc::AllocError, ffi::c_int, prelude::*};
+
+/// CRC-32C of `data`, raw: `seed` is the register before the first byte, the
+/// result the register after the last, with no inversion.
+#[inline]
+pub(crate) fn crc32c(seed: u32, data: &[u8]) -> u32 {
+    // SAFETY: `data` is as long as it says.
+    unsafe { bindings::crc32c(seed, data.as_ptr().cast(), data.len()) }
+}
 
 /// Decompresses one LZ4 block. Returns the length of the output in bytes, or
 /// `None` if `source` is malformed or does not fit `destination`.

@@ -13,7 +13,7 @@
 //! | [`read`] | a read from below on behalf of a bio, from `map` to its end |
 //! | [`reserve`], [`pages`] | the buffers of such reads |
 //! | [`segments`] | the memory of a bio |
-//! | [`codec`] | LZ4 and zstd |
+//! | [`codec`] | LZ4, zstd and CRC-32C |
 //! | [`limits`], [`status`] | queue limits; status lines |
 //! | [`platform`] | memory, checksums and files for the format code |
 //! | [`log`], [`work`], [`counters`], [`ratelimit`], [`shrinker`] | small parts of the kernel that its crate does not have yet |

@@ -4,6 +4,7 @@
 //! on block devices.
 
 use super::{
+    codec,
     construct::{Below, Refusal},
     device::Device,
     log::dm_err,
@@ -27,8 +28,7 @@ impl Platform for Kernel {
     }
 
     fn crc32c(seed: u32, data: &[u8]) -> u32 {
-        // SAFETY: `data` is as long as it says.
-        unsafe { bindings::crc32c(seed, data.as_ptr().cast(), data.len()) }
+        codec::crc32c(seed, data)
     }
 
     fn relax() {
