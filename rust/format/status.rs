@@ -45,7 +45,7 @@ pub struct ZfileStatus {
     pub read_sectors: Sectors,
     /// Bytes that decompression yielded.
     pub decompressed_bytes: Bytes,
-    /// Blocks that did not have to be decompressed again.
+    /// Reads that were answered from the cache of decompressed blocks.
     pub cache_hits: u64,
     /// Blocks whose CRC was wrong.
     pub crc_errors: u64,
@@ -127,7 +127,7 @@ pub struct LsmtStatus {
     pub size: Sectors,
     /// Number of reads.
     pub reads: u64,
-    /// Sectors that were read and are not in any layer.
+    /// Sectors that were read and are zeros: in no layer, or set to zero by one.
     pub zero_sectors: Sectors,
     /// Reads of a layer's last sector that is not full.
     pub tail_sectors: Sectors,
