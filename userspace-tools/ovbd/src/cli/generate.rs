@@ -24,7 +24,7 @@ pub struct CompletionsArgs {
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  ovbd man /usr/local/share/man/man8")]
 pub struct ManArgs {
-    /// An existing folder, as a rule one named man8
+    /// The folder, as a rule one named man8; made if it is not there
     dir: PathBuf,
 }
 
@@ -37,6 +37,7 @@ pub fn completions(args: &CompletionsArgs, output: &Output) -> Result<()> {
 
 /// Writes `ovbd.8` and one `ovbd-COMMAND.8` for each command.
 pub fn man(args: &ManArgs, _output: &Output) -> Result<()> {
+    std::fs::create_dir_all(&args.dir).map_err(|e| Error::io("create", &args.dir, e))?;
     // Otherwise each command would be called by its last word.
     let mut command = super::Cli::command().disable_help_subcommand(true);
     command.build();

@@ -291,3 +291,22 @@ fn a_tag_cannot_control_the_terminal() {
         "{shown}"
     );
 }
+
+#[test]
+fn man_pages_have_the_folder_made() {
+    let scratch = Scratch::new();
+    let folder = scratch.path("share").join("man8");
+    for _ in 0..2 {
+        answer(&["man", str(&folder)]);
+    }
+    for page in ["ovbd.8", "ovbd-up.8"] {
+        let page = fs::read_to_string(folder.join(page)).unwrap();
+        assert!(page.contains(".TH"), "{page}");
+    }
+    let file = scratch.file("file", b"");
+    let (code, message) = failure(&["man", str(&file)]);
+    assert!(
+        code == 1 && message.contains("cannot create"),
+        "{code} {message}"
+    );
+}
