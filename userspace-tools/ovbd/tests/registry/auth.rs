@@ -2,10 +2,11 @@
 
 //! Who we are, and that nobody else learns it.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -202,24 +203,12 @@ fn an_answer_without_a_token_is_refused() {
     }
 }
 
-#[test]
-fn a_helper_is_asked() {
+/// What `ovbd pull` says when the program to ask for credentials is `script`.
+fn pull_with_helper(server: &Server, script: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::start({
-        let repository = Repository::with(&[noise(1, 10)]);
-        move |asked| match asked.header("authorization") {
-            Some(BASIC) => repository.answer(asked),
-            _ => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"),
-        }
-    });
     let helper = folder.path().join("docker-credential-ovbdtest");
-    let script = format!(
-        "#!/bin/sh\nread -r host\n[ \"$1 $host\" = 'get {}' ] || exit 1\n\
-         echo '{{\"ServerURL\": \"x\", \"Username\": \"me\", \"Secret\": \"hunter2\"}}'\n",
-        server.host()
-    );
     fs::write(&helper, script).unwrap();
-    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(&helper, Permissions::from_mode(0o700)).unwrap();
     let config = folder.path().join("config.json");
     fs::write(&config, json!({"credsStore": "ovbdtest"}).to_string()).unwrap();
     let path = format!(
@@ -227,14 +216,31 @@ fn a_helper_is_asked() {
         folder.path().display(),
         std::env::var("PATH").unwrap()
     );
-    let output = Command::new(env!("CARGO_BIN_EXE_ovbd"))
+    Command::new(env!("CARGO_BIN_EXE_ovbd"))
         .args(["pull", "--store"])
         .arg(folder.path().join("store"))
         .arg(format!("{}/app:1", server.host()))
         .env("DOCKER_CONFIG", folder.path())
         .env("PATH", path)
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+#[test]
+fn a_helper_is_asked() {
+    let server = Server::start({
+        let repository = Repository::with(&[noise(1, 10)]);
+        move |asked| match asked.header("authorization") {
+            Some(BASIC) => repository.answer(asked),
+            _ => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"),
+        }
+    });
+    let script = format!(
+        "#!/bin/sh\nread -r host\n[ \"$1 $host\" = 'get {}' ] || exit 1\n\
+         echo '{{\"ServerURL\": \"x\", \"Username\": \"me\", \"Secret\": \"hunter2\"}}'\n",
+        server.host()
+    );
+    let output = pull_with_helper(&server, &script);
     assert!(
         output.status.success(),
         "{}",
@@ -244,7 +250,6 @@ fn a_helper_is_asked() {
 
 #[test]
 fn a_helper_may_know_nothing() {
-    let folder = tempfile::tempdir().unwrap();
     let server = Server::start(|_| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
     for (says, problem) in [
         (
@@ -253,24 +258,8 @@ fn a_helper_may_know_nothing() {
         ),
         ("hunter2", "the credential helper failed"),
     ] {
-        let helper = folder.path().join("docker-credential-ovbdtest");
-        fs::write(&helper, format!("#!/bin/sh\necho '{says}'\nexit 1\n")).unwrap();
-        fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let config = folder.path().join("config.json");
-        fs::write(&config, json!({"credsStore": "ovbdtest"}).to_string()).unwrap();
-        let path = format!(
-            "{}:{}",
-            folder.path().display(),
-            std::env::var("PATH").unwrap()
-        );
-        let output = Command::new(env!("CARGO_BIN_EXE_ovbd"))
-            .args(["pull", "--store"])
-            .arg(folder.path().join("store"))
-            .arg(format!("{}/app:1", server.host()))
-            .env("DOCKER_CONFIG", folder.path())
-            .env("PATH", path)
-            .output()
-            .unwrap();
+        let script = format!("#!/bin/sh\necho '{says}'\nexit 1\n");
+        let output = pull_with_helper(&server, &script);
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(
             message.contains(problem) && !message.contains("hunter2"),
