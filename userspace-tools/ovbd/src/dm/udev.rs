@@ -17,14 +17,18 @@
 //! so that the kernel lowers it when the process dies: a set whose second semaphore is 0 belongs to
 //! nobody, and [`sweep`] removes it.
 //!
-//! Waiting makes sense only if there is somebody to wait for: udev has to run (its control socket
-//! exists) and have the rules. Otherwise no cookie is made, and nodes are made by [`super::node`].
+//! Waiting makes sense only if there is somebody to wait for: udev has to run (somebody has its
+//! control socket) and have the rules. Otherwise no cookie is made, and nodes are made by
+//! [`super::node`].
 //! The flags are sent in any case, because udev may run outside of the container that we are in.
 
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::io::Errno;
 
 use crate::sys::{SemOp, Semaphores};
 
@@ -57,10 +61,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Seconds that a process may take from making a cookie to its first operation on it.
 const BEING_MADE: u64 = 60;
 
-const RUNNING: &str = "/run/udev/control";
-const RULES: [&str; 4] = [
+const CONTROL: &str = "/run/udev/control";
+/// Where rules are, those that count first.
+const RULES: [&str; 5] = [
     "/etc/udev/rules.d",
     "/run/udev/rules.d",
+    "/usr/local/lib/udev/rules.d",
     "/usr/lib/udev/rules.d",
     "/lib/udev/rules.d",
 ];
@@ -76,12 +82,7 @@ pub struct Udev {
 impl Udev {
     /// Begins: makes a cookie if udev runs and will lower it.
     pub fn begin() -> Self {
-        let rules = || {
-            RULES
-                .iter()
-                .any(|folder| Path::new(folder).join(NOTIFY_RULE).exists())
-        };
-        let answers = Path::new(RUNNING).exists() && rules();
+        let answers = runs(Path::new(CONTROL)) && notifies(&RULES);
         // No semaphores in this kernel, or none left: then there is no way to wait.
         Self {
             cookie: answers.then(Cookie::new).and_then(Result::ok),
@@ -109,6 +110,29 @@ impl Udev {
     pub fn settle(self) -> bool {
         self.cookie.is_none_or(|cookie| cookie.wait(PATIENCE))
     }
+}
+
+/// Whether somebody has the socket `control`: udev, or systemd, which starts it when there is an
+/// event. The file alone outlives a udev that crashed.
+fn runs(control: &Path) -> bool {
+    match UnixStream::connect(control) {
+        Ok(_) => true,
+        // The socket is one of packets, to which a stream does not get through: nobody is
+        // disturbed. Without an owner it is refused before that.
+        Err(error) => Errno::from_io_error(&error) == Some(Errno::PROTOTYPE),
+    }
+}
+
+/// Whether the rule that lowers cookies is in force. Of several rules of a name the one in the
+/// first folder counts, and an empty file or a link to `/dev/null` is how an administrator turns
+/// it off.
+fn notifies<F: AsRef<Path>>(folders: &[F]) -> bool {
+    let mut rules = folders
+        .iter()
+        .filter_map(|folder| fs::metadata(folder.as_ref().join(NOTIFY_RULE)).ok());
+    rules
+        .next()
+        .is_some_and(|rule| rule.is_file() && rule.len() > 0)
 }
 
 #[derive(Debug)]
@@ -229,6 +253,9 @@ fn own_key(line: &str, now: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
     use super::*;
 
     fn value(cookie: &Cookie, number: u16) -> u32 {
@@ -281,6 +308,39 @@ mod tests {
             .remove()
             .unwrap();
         assert!(cookie.wait(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_socket_without_an_owner_is_no_udev() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = dir.path().join("control");
+        assert!(!runs(&control));
+        let udev = UnixDatagram::bind(&control).unwrap();
+        assert!(runs(&control));
+        drop(udev);
+        assert!(control.exists() && !runs(&control));
+        fs::remove_file(&control).unwrap();
+        let _listens = UnixListener::bind(&control).unwrap();
+        assert!(runs(&control));
+    }
+
+    #[test]
+    fn a_masked_rule_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [etc, run, usr] = ["etc", "run", "usr"].map(|name| dir.path().join(name));
+        let folders = [&etc, &run, &usr];
+        assert!(!notifies(&folders));
+        for folder in folders {
+            fs::create_dir(folder).unwrap();
+        }
+        fs::write(usr.join(NOTIFY_RULE), "# a rule").unwrap();
+        assert!(notifies(&folders));
+        symlink("/dev/null", run.join(NOTIFY_RULE)).unwrap();
+        assert!(!notifies(&folders));
+        fs::write(etc.join(NOTIFY_RULE), "# another").unwrap();
+        assert!(notifies(&folders));
+        fs::write(etc.join(NOTIFY_RULE), "").unwrap();
+        assert!(!notifies(&folders));
     }
 
     #[test]

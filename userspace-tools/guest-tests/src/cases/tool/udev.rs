@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{symlink, FileExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,6 +16,7 @@ use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::{Dm, Name};
 use ovbd::down;
 use rustix::process::{Pid, Signal};
+use serde_json::Value;
 
 use super::basics::json;
 use super::parallel::{parallel, Setting};
@@ -23,6 +24,7 @@ use super::{nothing_is_left, take_down, Image, OVBD};
 use crate::ctx::{self, Ctx};
 use crate::harness::Case;
 use crate::read;
+use crate::rig::until;
 
 /// The flags that keep udev from looking into our devices: no subsystem, disk and other rules; the
 /// event is the managing program's own.
@@ -43,9 +45,12 @@ const SEMAPHORES: &str = "/proc/sysvipc/sem";
 
 /// Where the rule below notes cookies.
 const COOKIES: &str = "/run/udev/cookies";
-/// Comes before the rule that answers, and takes a while: a tool that does not wait is done before.
-const LATE_RULE: &str = concat!(
-    r#"ENV{DM_COOKIE}=="?*", RUN+="/bin/sh -c 'sleep 0.1; echo $env{DM_COOKIE} >>/run/udev/cookies'""#,
+/// A pipe that a handler of an event opens for reading: it gets on as soon as somebody writes.
+const GATE: &str = "/run/udev/gate";
+/// Comes before the rule that answers.
+const GATE_RULE: &str = concat!(
+    r#"ENV{DM_COOKIE}=="?*", "#,
+    r#"RUN+="/bin/sh -c ': </run/udev/gate; echo $env{DM_COOKIE} >>/run/udev/cookies'""#,
     "\n"
 );
 
@@ -62,7 +67,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.udev.links", links),
         Case::new("tool.udev.parallel", in_parallel),
         Case::new("tool.udev.without_rules", without_rules),
+        Case::new("tool.udev.masked_rule", masked_rule),
         Case::new("tool.udev.is_killed", is_killed),
+        Case::new("tool.udev.is_dead", is_dead),
         Case::new(
             "tool.udev.cookie_of_a_dead_process",
             cookie_of_a_dead_process,
@@ -181,22 +188,73 @@ fn all_is_quiet() -> Result<()> {
     nothing_is_left()
 }
 
+/// Keeps udev from handling events of device-mapper to their end, until it is open.
+struct Gate(Option<File>);
+
+impl Gate {
+    fn new() -> Result<Self> {
+        ctx::output(&["mkfifo", GATE])?;
+        Ok(Self(None))
+    }
+
+    fn open(&mut self) -> Result<()> {
+        self.0 = Some(File::options().read(true).write(true).open(GATE)?);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // For those who stand before it, after a failure.
+        let _ = self.open();
+    }
+}
+
+/// Runs the tool, which must wait for events that are handled no sooner than it does.
+fn waits(gate: &mut Gate, words: &[&str]) -> Result<()> {
+    gate.close();
+    let mut tool = Command::new(OVBD)
+        .arg("--json")
+        .args(words)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let place = format!("/proc/{}/wchan", tool.id());
+    until("it waits for udev", LIMIT, || {
+        ensure!(tool.try_wait()?.is_none(), "it did not wait for udev");
+        Ok(fs::read_to_string(&place)?.contains("semtimedop"))
+    })?;
+    gate.open()?;
+    let output = tool.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    let notes = report["notes"].as_array();
+    ensure!(notes.is_none_or(Vec::is_empty), "{report}");
+    Ok(())
+}
+
 /// Every event is waited for, and has the flags and one cookie a command.
 fn is_waited_for(ctx: &mut Ctx) -> Result<()> {
     let dir = ctx.tmp()?;
     let image = Image::mixed(ctx, &dir)?;
     let rules = Path::new(RUN).join("rules.d");
     fs::create_dir_all(&rules)?;
-    fs::write(rules.join("94-late.rules"), LATE_RULE)?;
+    fs::write(rules.join("94-gate.rules"), GATE_RULE)?;
     let _udevd = Udevd::start()?;
-    let report = image.up("web")?;
+    let mut gate = Gate::new()?;
+    let layers = image.layers.iter().filter_map(|layer| layer.to_str());
+    let words: Vec<&str> = ["up", "web"].into_iter().chain(layers).collect();
+    waits(&mut gate, &words)?;
     let up = cookies()?;
-    ensure!(report.notes.is_empty(), "{:?}", report.notes);
     // Four inner devices and the image went live.
     ensure!(up.len() == 5, "{up:x?}");
-    let report = take_down("web")?;
+    waits(&mut gate, &["down", "web"])?;
     let all = cookies()?;
-    ensure!(report.notes.is_empty(), "{:?}", report.notes);
     let down = &all[up.len()..];
     ensure!(!down.is_empty(), "{all:x?}");
     ensure!(all.iter().all(|cookie| cookie >> 16 == FLAGS), "{all:x?}");
@@ -329,6 +387,22 @@ fn without_rules(ctx: &mut Ctx) -> Result<()> {
         ctx.defer("a rule", move || Ok(fs::rename(off, rule)?));
     }
     let _udevd = Udevd::start()?;
+    is_not_waited_for(&image)
+}
+
+/// The same with a rule that an administrator has turned off.
+fn masked_rule(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::mixed(ctx, &dir)?;
+    let rules = Path::new(RUN).join("rules.d");
+    fs::create_dir_all(&rules)?;
+    symlink("/dev/null", rules.join("95-dm-notify.rules"))?;
+    let _udevd = Udevd::start()?;
+    is_not_waited_for(&image)
+}
+
+/// An image comes and goes, and the tool has nothing to say about udev.
+fn is_not_waited_for(image: &Image) -> Result<()> {
     let report = image.up("web")?;
     ensure!(report.notes.is_empty(), "{:?}", report.notes);
     settle()?;
@@ -372,6 +446,21 @@ fn is_killed(ctx: &mut Ctx) -> Result<()> {
     let report = take_down("web")?;
     ensure!(report.notes.is_empty(), "{:?}", report.notes);
     all_is_quiet()
+}
+
+/// What a udev that died has left in the file system does not make the tool wait for it.
+fn is_dead(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::mixed(ctx, &dir)?;
+    let mut udevd = Udevd::start()?;
+    udevd.kill()?;
+    ensure!(Path::new(RUN).join("control").exists(), "no socket is left");
+    let report = image.up("web")?;
+    ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    read::check_once(Path::new("/dev/mapper/web"), image.content)?;
+    let report = take_down("web")?;
+    ensure!(report.notes.is_empty(), "{:?}", report.notes);
+    nothing_is_left()
 }
 
 /// A process that dies leaves its cookie; the next command takes it away.
