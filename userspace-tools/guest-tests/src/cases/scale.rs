@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use overlaybd_format::status::LsmtStatus;
 use overlaybd_format::zfile::Algorithm;
 
@@ -180,30 +180,20 @@ fn longest_extents(ctx: &mut Ctx) -> Result<()> {
     read::check(&device.path, content, ctx.rng())
 }
 
-/// What is in use of vmalloc's memory, bytes: tables are there, to the page.
+/// What the module has of vmalloc's memory, bytes: tables are there, to the page. `VmallocUsed` in
+/// `/proc/meminfo` is some pages off for each CPU.
 fn in_tables() -> Result<u64> {
-    let info = fs::read_to_string("/proc/meminfo")?;
-    let line = info.lines().find(|line| line.starts_with("VmallocUsed:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(kib.context("no VmallocUsed")?.parse::<u64>()? * 1024)
+    let areas = fs::read_to_string("/proc/vmallocinfo")?;
+    let ours = areas.lines().filter(|line| line.contains("[dm_overlaybd]"));
+    let pages = ours.filter_map(|line| line.split(" pages=").nth(1)?.split(' ').next());
+    let pages = pages.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(pages * PAGE)
 }
 
-/// What a large device may take beyond that, whatever its size, bytes.
-const FIXED: u64 = 64 << 10;
-/// How often is measured: threads that come and go have their stacks there, too.
-const TRIES: usize = 5;
+const PAGE: u64 = 4096;
 
-/// What a device of a kind takes there, bytes; its length in sectors and parameters are given.
-fn taken(ctx: &mut Ctx, kind: &str, (sectors, params): &(u64, String)) -> Result<u64> {
-    let before = in_tables()?;
-    let device = ctx.target(*sectors, kind, params)?;
-    let taken = in_tables()?.saturating_sub(before);
-    ctx.remove(&device)?;
-    Ok(taken)
-}
-
-/// Compares what the tables of `large`, with `count` entries, take more than those of `small` with
-/// `count` times `tenths` tenths of a byte. Every device has threads, whose stacks are there, too.
+/// Compares what the tables of `large`, with `count` entries, take with `count` times `tenths`
+/// tenths of a byte. A device that is there before has made all that devices share.
 fn takes(
     ctx: &mut Ctx,
     kind: &str,
@@ -212,17 +202,17 @@ fn takes(
     count: u64,
     tenths: u64,
 ) -> Result<()> {
+    let shares = ctx.target(small.0, kind, &small.1)?;
+    let before = in_tables()?;
+    let device = ctx.target(large.0, kind, &large.1)?;
+    let taken = in_tables()?.saturating_sub(before);
     let promised = count * tenths / 10;
-    let mut seen = Vec::new();
-    for _ in 0..TRIES {
-        let of_any = taken(ctx, kind, small)?;
-        let more = taken(ctx, kind, large)?.saturating_sub(of_any);
-        if (promised * 9 / 10..=promised + FIXED).contains(&more) {
-            return Ok(());
-        }
-        seen.push(more);
-    }
-    bail!("{seen:?} bytes for {count} entries of {tenths} tenths of a byte each")
+    ensure!(
+        (promised * 9 / 10..=promised.next_multiple_of(PAGE)).contains(&taken),
+        "{taken} bytes for {count} entries of {tenths} tenths of a byte each"
+    );
+    ctx.remove(&device)?;
+    ctx.remove(&shares)
 }
 
 /// A ZFile of `size` bytes for a table.
