@@ -4,6 +4,7 @@
 
 use anyhow::{bail, ensure, Result};
 use ovbd::dm::{Id, Target};
+use overlaybd_format::zfile::Algorithm;
 use rustix::io::Errno;
 
 use super::lsmt;
@@ -11,7 +12,10 @@ use crate::ctx::{output, target, Ctx, SECTOR};
 use crate::forge::{self, Codec, Layer, Zfile};
 use crate::harness::Case;
 use crate::read::Direct;
+use crate::rig;
 use crate::rig::accounts::nothing_is_lost;
+use crate::rig::lower::Lower;
+use crate::rig::sample::Form;
 use crate::rig::trace::Trace;
 
 pub fn cases() -> Vec<Case> {
@@ -19,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("leaks.tables", tables),
         Case::new("leaks.refused_tables", refused_tables),
         Case::new("leaks.devices", devices),
+        Case::new("leaks.failed_reads", failed_reads),
         Case::new("leaks.module", module),
         Case::new("leaks.last_device", last_device),
     ]
@@ -29,6 +34,8 @@ const LINES: u64 = 24;
 
 const SIZE: usize = 64 << 10;
 const BLOCK: u32 = 16 << 10;
+/// Length of a ZFile's header, bytes.
+const RECORD: usize = 512;
 
 /// A table with a ZFile of `content`.
 fn zfile(ctx: &mut Ctx, content: &[u8], codec: Codec) -> Result<Target> {
@@ -134,6 +141,35 @@ fn devices(ctx: &mut Ctx) -> Result<()> {
         ensure!(status.len() == table.len(), "{status:?}");
         drop(reads);
         ctx.remove(&device)
+    })
+}
+
+/// Reads that fail: below, and for what they find.
+fn failed_reads(ctx: &mut Ctx) -> Result<()> {
+    let content = forge::content(SIZE, ctx.rng());
+    let form = Form::new(Algorithm::Lz4, BLOCK);
+    let (unreadable, linear) = rig::Zfile::over_linear(ctx, Lower::Disk, form, content.clone())?;
+    linear.fail(ctx, &(0..unreadable.lower.device_sectors()?))?;
+    let mut broken = Zfile::new(&content, BLOCK, Codec::Lz4, true).bytes();
+    broken[RECORD + 10] ^= 1;
+    let disk = ctx.image(&broken)?;
+    let params = format!("{} 0 {}", disk.dev, broken.len());
+    let broken = ctx.target(SIZE as u64 / SECTOR, "zfile", &params)?;
+    let devices = [
+        Direct::open(unreadable.path())?,
+        Direct::open(&broken.path)?,
+    ];
+    nothing_is_lost(4, LINES, || {
+        for device in devices.iter().cycle().take(2 * LINES as usize) {
+            let result = device.read(0, SIZE);
+            let error = result.as_ref().err().and_then(Errno::from_io_error);
+            ensure!(
+                error == Some(Errno::IO),
+                "{:?}",
+                result.map(|read| read.len())
+            );
+        }
+        Ok(())
     })
 }
 
