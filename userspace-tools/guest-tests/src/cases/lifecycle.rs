@@ -9,11 +9,10 @@ use anyhow::{ensure, Context as _, Result};
 use ovbd::dm::udev::Udev;
 use ovbd::dm::Id;
 use overlaybd_format::zfile::Algorithm;
-use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::ctx::{output, target, Ctx, SECTOR};
 use crate::harness::Case;
-use crate::read::{self, Buffer, Mode};
+use crate::read::{self, Mode};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::{null_blk, Lower};
 use crate::rig::sample::{self, Form};
@@ -109,17 +108,7 @@ fn read_at_once(device: &read::Device<'_>, rng: &mut Rng) -> Result<bool> {
     let sector = rng.within(0..device.size() / SECTOR);
     let length = rng.length((device.size() / SECTOR - sector).min(512)) * SECTOR;
     let offset = sector * SECTOR;
-    let mut buffer = Buffer::new(length as usize, 0);
-    let mut slices = [std::io::IoSliceMut::new(buffer.all())];
-    let file = device.file(Mode::Direct);
-    match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-        Ok(got) => {
-            read::compare(offset, &buffer.bytes()[..got], device.expected(offset, got))?;
-            Ok(true)
-        }
-        Err(Errno::AGAIN) => Ok(false),
-        Err(other) => Err(other).context("without waiting"),
-    }
+    device.at_once(offset, length as usize)
 }
 
 /// What may not wait gets its bytes or is told to come again, and never anything else.

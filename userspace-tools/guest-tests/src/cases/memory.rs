@@ -4,14 +4,13 @@
 //! system whose files are evicted as soon as they are read.
 
 use std::fs;
-use std::io::IoSliceMut;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{ensure, Context as _, Result};
 use overlaybd_format::zfile::Algorithm;
-use rustix::io::{Errno, ReadWriteFlags};
+
 use rustix::mount::MountFlags;
 
 use crate::ctx::{output, Ctx, SECTOR};
@@ -69,17 +68,7 @@ fn read_blocks(device: &Device<'_>, blocks: u64, rng: &mut Rng) -> Result<()> {
 /// The same for one block and without waiting: whether there was an answer.
 fn read_at_once(device: &Device<'_>, rng: &mut Rng) -> Result<bool> {
     let offset = rng.within(0..BLOCKS) * BLOCK;
-    let mut buffer = Buffer::new(BLOCK as usize, 0);
-    let mut slices = [IoSliceMut::new(buffer.all())];
-    let file = device.file(Mode::Direct);
-    match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-        Ok(got) => {
-            read::compare(offset, &buffer.bytes()[..got], device.expected(offset, got))?;
-            Ok(true)
-        }
-        Err(Errno::AGAIN) => Ok(false),
-        Err(other) => Err(other).context("without waiting"),
-    }
+    device.at_once(offset, BLOCK as usize)
 }
 
 /// Several readers of a device, none of which finds pages: who does not have the reserve waits

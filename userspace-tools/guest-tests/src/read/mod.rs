@@ -15,6 +15,7 @@ use std::thread;
 
 use anyhow::{anyhow, bail, ensure, Context as _, Result};
 use rustix::fs::OFlags;
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::ctx::SECTOR;
 use crate::rng::Rng;
@@ -201,6 +202,21 @@ impl<'a> Device<'a> {
             .read_exact_at(into, offset)
             .with_context(|| format!("reading {length} bytes at {offset}"))?;
         compare(offset, into, self.expected(offset, length))
+    }
+
+    /// Reads `length` bytes at `offset`, with O_DIRECT, unless that would have to wait: whether
+    /// there was an answer, all of it or a part.
+    pub fn at_once(&self, offset: u64, length: usize) -> Result<bool> {
+        let mut buffer = Buffer::new(length, 0);
+        let mut slices = [IoSliceMut::new(buffer.all())];
+        match rustix::io::preadv2(&self.direct, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+            Ok(got) => {
+                compare(offset, &buffer.bytes()[..got], self.expected(offset, got))?;
+                Ok(true)
+            }
+            Err(Errno::AGAIN) => Ok(false),
+            Err(other) => Err(other).context("without waiting"),
+        }
     }
 
     /// Into several pieces of memory at once, with O_DIRECT, so that they become the segments of
