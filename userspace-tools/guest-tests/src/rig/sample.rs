@@ -5,13 +5,13 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::Range;
 
 use anyhow::{anyhow, Result};
 use ovbd::image::layer::{LayerSettings, LayerWriter};
 use ovbd::image::source::Std;
-use ovbd::image::zwriter::{Rewrite, ZSettings, ZWriter};
+use ovbd::image::zwriter::{ZSettings, ZWriter};
 use overlaybd_format::zfile::{Algorithm, ZFile};
 use overlaybd_format::ReadAt;
 
@@ -122,9 +122,9 @@ pub fn zfile(content: &[u8], form: Form) -> Result<Vec<u8>> {
         checksums: form.checksums,
         ..ZSettings::default()
     };
-    let mut writer = ZWriter::new(Memory(Vec::new()), settings)?;
+    let mut writer = ZWriter::new(Vec::new(), settings)?;
     writer.write_all(content)?;
-    let (Memory(bytes), _) = writer.finish()?;
+    let (bytes, _) = writer.finish()?;
     Ok(bytes)
 }
 
@@ -157,31 +157,8 @@ pub fn layer(content: &[u8], holes: &[Range<u64>]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file in memory.
-struct Memory(Vec<u8>);
-
-impl Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Rewrite for Memory {
-    fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let start = offset as usize;
-        let place = self.0.get_mut(start..start + bytes.len());
-        place
-            .ok_or(io::ErrorKind::UnexpectedEof)?
-            .copy_from_slice(bytes);
-        Ok(())
-    }
-}
-
-/// The same, to be parsed. What lies behind the end reads as zeros, which no parser accepts.
+/// A file in memory, to be parsed. What lies behind the end reads as zeros, which no parser
+/// accepts.
 struct Slice<'a>(&'a [u8]);
 
 impl ReadAt for Slice<'_> {

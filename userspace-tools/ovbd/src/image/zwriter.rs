@@ -74,6 +74,19 @@ pub trait Rewrite: Write {
     fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 }
 
+/// A file in memory.
+impl Rewrite for Vec<u8> {
+    fn rewrite(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let place = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.get_mut(start..start.checked_add(bytes.len())?));
+        place
+            .ok_or_else(|| io::Error::other("rewriting what was not written"))?
+            .copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZSummary {
