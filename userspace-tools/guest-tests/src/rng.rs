@@ -4,9 +4,9 @@
 
 use std::ops::Range;
 
-/// A generator (SplitMix64): one word of state, and every seed is a good one.
+/// A generator, and what tests ask of it.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(fastrand::Rng);
 
 impl Rng {
     /// The generator of a test: depends on its name, and on `OVBD_SEED` if that is set.
@@ -19,21 +19,17 @@ impl Rng {
         let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ base, |hash, b| {
             (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         });
-        Self(seed)
+        Self(fastrand::Rng::with_seed(seed))
     }
 
     /// A generator with a seed of its own, for another thread.
     pub fn fork(&mut self) -> Self {
-        Self(self.next())
+        Self(self.0.fork())
     }
 
     /// Any number.
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.u64(..)
     }
 
     /// A number in `range`, or its start if it is empty.

@@ -343,7 +343,7 @@ fn damaged_files_do_no_harm() {
                     _ => random.below(bytes.len()),
                 };
                 match random.below(3) {
-                    0 => bytes[at] = random.next() as u8,
+                    0 => bytes[at] = random.below(256) as u8,
                     1 => bytes[at] ^= 1 << random.below(8),
                     _ => bytes.truncate(at + 1),
                 }
