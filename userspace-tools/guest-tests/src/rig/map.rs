@@ -4,10 +4,9 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::ptr::{null_mut, NonNull};
 
 use anyhow::{ensure, Context as _, Result};
-use rustix::mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 
 /// How memory lies in the machine, and so how long the segments of a bio may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,51 +19,26 @@ pub enum Paging {
 
 const HUGE: usize = 2 << 20;
 
-/// A mapping.
-struct Mapping {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-impl Mapping {
-    fn new(start: *mut core::ffi::c_void, length: usize) -> Result<Self> {
-        Ok(Self {
-            start: NonNull::new(start.cast()).context("mapped at address 0")?,
-            length,
-        })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: The mapping is ours, and nothing borrows it any more.
-        let result = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
-        debug_assert!(result.is_ok(), "{result:?}");
-    }
-}
-
 /// The beginning of a file, mapped for reading. A page that cannot be read ends the program.
-pub struct Map(Mapping);
+pub struct Map(Mmap);
 
 impl Map {
     /// Maps `length` bytes of a file that nobody writes to, as long as it is mapped.
     pub fn new(file: &File, length: usize) -> Result<Self> {
-        let (access, flags) = (ProtFlags::READ, MapFlags::SHARED);
-        // SAFETY: A new mapping, where the kernel likes, changes no other memory.
-        let start = unsafe { mmap(null_mut(), length, access, flags, file, 0)? };
-        Ok(Self(Mapping::new(start, length)?))
+        // SAFETY: What is mapped does not change.
+        let map = unsafe { MmapOptions::new().len(length).map(file)? };
+        Ok(Self(map))
     }
 
     /// What the file holds.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: The mapping has `length` bytes, can be read, and does not change.
-        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr(), self.0.length) }
+        &self.0
     }
 }
 
 /// Memory of a chosen kind.
 pub struct Memory {
-    mapping: Mapping,
+    mapping: MmapMut,
     /// Where it begins in the mapping.
     skip: usize,
     length: usize,
@@ -74,25 +48,21 @@ impl Memory {
     /// `length` bytes of zeros, and whole huge pages if it is that.
     pub fn new(paging: Paging, length: usize) -> Result<Self> {
         let (unit, advice) = match paging {
-            Paging::Small => (4096, Advice::LinuxNoHugepage),
-            Paging::Huge => (HUGE, Advice::LinuxHugepage),
+            Paging::Small => (4096, Advice::NoHugePage),
+            Paging::Huge => (HUGE, Advice::HugePage),
         };
         let length = length.next_multiple_of(unit);
-        let room = length + unit;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: A new mapping, where the kernel likes, changes no other memory.
-        let start = unsafe { mmap_anonymous(null_mut(), room, access, MapFlags::PRIVATE)? };
-        let mapping = Mapping::new(start, room)?;
-        // SAFETY: The advice is about pages to come, not about what is in memory.
-        unsafe { madvise(start, room, advice)? };
-        let skip = start.addr().next_multiple_of(unit) - start.addr();
+        let mapping = MmapMut::map_anon(length + unit)?;
+        mapping.advise(advice)?;
+        let start = mapping.as_ptr().addr();
+        let skip = start.next_multiple_of(unit) - start;
         let mut memory = Self {
             mapping,
             skip,
             length,
         };
         memory.bytes_mut().fill(0);
-        let huge = huge_kib(start.addr())?;
+        let huge = huge_kib(start)?;
         let whole = usize::try_from(huge)? >= length / 1024;
         ensure!(
             if paging == Paging::Huge {
@@ -107,12 +77,12 @@ impl Memory {
 
     /// `length` bytes of zeros, of which each page is taken when it is written to.
     pub fn untouched(length: usize) -> Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: A new mapping, where the kernel likes, changes no other memory.
-        let start = unsafe { mmap_anonymous(null_mut(), length, access, flags)? };
+        let mapping = MmapOptions::new()
+            .len(length)
+            .no_reserve_swap()
+            .map_anon()?;
         Ok(Self {
-            mapping: Mapping::new(start, length)?,
+            mapping,
             skip: 0,
             length,
         })
@@ -120,17 +90,12 @@ impl Memory {
 
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: The mapping has `length` bytes from `skip` on, and lives as long as `self`.
-        unsafe {
-            std::slice::from_raw_parts(self.mapping.start.as_ptr().add(self.skip), self.length)
-        }
+        &self.mapping[self.skip..self.skip + self.length]
     }
 
     /// All of it.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let start = self.mapping.start.as_ptr();
-        // SAFETY: As above, and nobody else has it.
-        unsafe { std::slice::from_raw_parts_mut(start.add(self.skip), self.length) }
+        &mut self.mapping[self.skip..self.skip + self.length]
     }
 }
 
