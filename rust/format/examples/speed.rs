@@ -5,7 +5,8 @@
 //!
 //! The opponent of the lookup is a binary search over the 16-byte entries that the
 //! reference keeps. Both are asked for the same random sectors of the disk, in one
-//! process; the best of several rounds counts.
+//! process; the best of several rounds counts. With `--samples` only that, as the bench's lines
+//! of JSON.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -82,8 +83,18 @@ fn search(entries: &[Entry], sector: u64) -> Option<Segment> {
     })
 }
 
+/// What was found for a number of segments.
+struct Lookup {
+    segments: u64,
+    /// Nanoseconds for each question.
+    ours: f64,
+    search: f64,
+    /// For each segment.
+    bytes: f64,
+}
+
 /// Asks for random sectors among `count` segments that fill `1/spread` of a disk.
-fn lookup(count: u64, spread: u64) {
+fn lookup(count: u64, spread: u64) -> Lookup {
     let mut random = Random(count);
     let entries = entries(count, 1, &mut random);
     let used = entries.last().unwrap().end();
@@ -103,17 +114,39 @@ fn lookup(count: u64, spread: u64) {
         let next = |last: u64, s: &u64| sum(map.lookup(s ^ last & none));
         sectors.iter().fold(0, next)
     }));
-    let theirs = each(best(|| {
+    let search = each(best(|| {
         let next = |last: u64, s: &u64| sum(search(&entries, s ^ last & none));
         sectors.iter().fold(0, next)
     }));
-    let bytes = map.memory() as f64 / map.segments() as f64;
+    Lookup {
+        segments: map.segments(),
+        ours,
+        search,
+        bytes: map.memory() as f64 / map.segments() as f64,
+    }
+}
+
+fn show(found: &Lookup, spread: u64) {
+    let Lookup {
+        segments,
+        ours,
+        search,
+        bytes,
+    } = found;
     println!(
-        "lookup {:>8} segments, 1/{spread} of the disk: {ours:6.1} ns, binary search {theirs:6.1} ns, \
-         ratio {:.2}, {bytes:.2} B/segment",
-        map.segments(),
-        ours / theirs
+        "lookup {segments:>8} segments, 1/{spread} of the disk: {ours:6.1} ns, \
+         binary search {search:6.1} ns, ratio {:.2}, {bytes:.2} B/segment",
+        ours / search
     );
+}
+
+/// As [`show`], for the bench.
+fn sample(name: &str, found: &Lookup) {
+    for (test, value) in [("lookup", found.ours), ("binary-search", found.search)] {
+        println!(
+            r#"{{"device":"{name}","test":"{test}","value":{value},"unit":"lookup-nanoseconds"}}"#
+        );
+    }
 }
 
 fn load(count: u64) {
@@ -207,11 +240,17 @@ fn jump(blocks: u64, block_size: u32) {
 }
 
 fn main() {
-    for count in [10_000, 24_000, 100_000, 1_000_000] {
-        lookup(count, 1);
+    if std::env::args().any(|arg| arg == "--samples") {
+        sample("extents-24k", &lookup(24_000, 1));
+        sample("extents-1m", &lookup(1_000_000, 1));
+        return;
     }
-    lookup(24_000, 100);
-    lookup(1_000_000, 100);
+    for count in [10_000, 24_000, 100_000, 1_000_000] {
+        show(&lookup(count, 1), 1);
+    }
+    for count in [24_000, 1_000_000] {
+        show(&lookup(count, 100), 100);
+    }
     load(1_000_000);
     merge(255, 4096);
     merge(8, 125_000);
