@@ -17,6 +17,10 @@ STATIC_TARGET := x86_64-unknown-linux-gnu
 # All programs in one go, always: else cargo would build what they share anew in turn.
 STATIC := --package ovbd --package guest-tests --package ovbd-bench --target $(STATIC_TARGET) --config 'target.$(STATIC_TARGET).rustflags=["-C","target-feature=+crt-static"]'
 
+# The opponent in userspace, whose build needs libclang, which is in the build root.
+STATIC_UBLK := cargo build --locked --release --quiet --package ovbd-bench --bin ovbd-ublk --features ublk \
+  --target $(STATIC_TARGET) --config 'target.$(STATIC_TARGET).rustflags=["-C","target-feature=+crt-static"]'
+
 STATIC_OVBD = $(CARGO_TARGET_DIR)/$(STATIC_TARGET)/release/ovbd
 
 QUIET_SETUP := OVBD_QUIET=1 test-vm/setup
@@ -112,16 +116,15 @@ lint: ## formatting, clippy, shellcheck, where unsafe is
 
 ##@ Measuring
 .PHONY: bench bench-full bench-gate bench-rebase bench-diff
-bench: ## the gate, file systems, costs of devices: tables, JSON, a page with bars
-	@$(QUIET_SETUP)
-	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null
-	@$(MAKE) static
+BENCH_PREPARE = set -e; $(QUIET_SETUP); test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null; \
+  $(MAKE) static; cd userspace-tools; ../test-vm/with-cargo --in-root $(STATIC_UBLK)
+
+bench: ## the gate, file systems, a userspace server, costs: tables, JSON, a page with bars
+	@$(BENCH_PREPARE)
 	@test-vm/bench
 
-bench-full: ## the same, and CPU time at the processor's own speed (builds a kernel, once)
-	@$(QUIET_SETUP)
-	@test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null
-	@$(MAKE) static
+bench-full: ## the same with more files and rounds, and CPU time (builds a kernel, once)
+	@$(BENCH_PREPARE)
 	@test-vm/bench --full
 
 bench-diff: ## what changed between two results: make bench-diff OLD=FILE NEW=FILE

@@ -7,6 +7,7 @@
 BENCH=$OVBD_CACHE/bench
 BASELINES=$TOP/userspace-tools/bench/baseline
 GATE_MIB=32
+UBLK_BIN=$OVBD_CACHE/target-root/x86_64-unknown-linux-gnu/release/ovbd-ublk
 
 # The gate's files come with the kernel, so that they change only with it: the beginning of its
 # image, which is machine code, and as much of its sources. The cut is what keeps the ratio near
@@ -36,44 +37,86 @@ stage_gate() {
   rm -rf "$tree"
 }
 
-# The files of a Debian system with a toolchain, as people have them in images: programs,
-# libraries, scripts, text.
-CORE_TREE=(usr/share/perl usr/share/doc usr/lib/python3.13 usr/lib/gcc usr/sbin)
+# The gate's files in other forms.
+others_key() { key others-1 "$(gate_key)"; }
 
-core_key() {
-  key core-1 "$(root_key)" "${CORE_TREE[@]}" "$(key_of_files "$VM_DIR/lib/bench.sh" "$VM_DIR/bench-images")" \
+stage_others() {
+  "$STATIC_BIN/ovbd-bench" content-others "$BENCH/gate.img" "$BENCH/others.img.tmp"
+  mv "$BENCH/others.img.tmp" "$BENCH/others.img"
+}
+
+# The files of a Debian system with a toolchain, as people have them in images: programs,
+# libraries, scripts, text. Eight folders, which are the layers that overlayfs puts together.
+CORE_TREE=(
+  usr/share/perl usr/share/doc usr/share/man usr/share/info usr/lib/python3.13 usr/lib/gcc usr/include usr/sbin
+)
+# The same and more, for the full run.
+FULL_TREE=(
+  usr/share usr/libexec usr/lib/llvm-19/include usr/lib/x86_64-linux-gnu/perl usr/lib/python3.13 usr/lib/gcc
+  usr/include usr/sbin
+)
+
+tree_images_key() {
+  key tree-2 "$(root_key)" "$@" "${SQUASHFS_PACKAGES[@]}" \
+    "$(key_of_files "$VM_DIR/lib/bench.sh" "$VM_DIR/bench-images")" \
     "$(find "$TOP"/userspace-tools/bench/src/{content,pack.rs} -type f -print0 | sort -z | xargs -0 cat | sha256sum)"
 }
+core_key() { tree_images_key "${CORE_TREE[@]}"; }
+full_key() { tree_images_key "${FULL_TREE[@]}"; }
+stage_core() { tree_images core "${CORE_TREE[@]}"; }
+stage_full() { tree_images full "${FULL_TREE[@]}"; }
 
-# File systems are made in the build root, of its own files, with its tools.
-stage_core() {
-  local out=$BENCH/core
-  rm -rf "$out"
-  mkdir -p "$out"
-  in_root --bind "$out:/mnt/out" --bind "$VM_DIR/bench-images:/mnt/bench-images" --chdir / \
-    bash /mnt/bench-images "${CORE_TREE[@]}"
-  "$STATIC_BIN/ovbd-bench" content-core "$out" "$BENCH/core.img.tmp"
-  mv "$BENCH/core.img.tmp" "$BENCH/core.img"
-  rm -rf "$out"
+# Unpacked and not installed, because the build root needs none of it.
+SQUASHFS_PACKAGES=(squashfs-tools liblzo2-2)
+
+# squashfs_tools DIR: unpacks them there.
+squashfs_tools() {
+  local package deb
+  mkdir -p "$DEBS" "$1"
+  for package in "${SQUASHFS_PACKAGES[@]}"; do
+    # The root's lists may be older than what the archive has now.
+    (fetch_deb "$package") || { in_root --net apt-get update && fetch_deb "$package"; }
+    for deb in "$DEBS/$package"_*.deb; do
+      dpkg-deb -x "$deb" "$1"
+    done
+  done
 }
 
-# bench_boot NAME IMAGE COMMAND: boots the machine that counts instructions; what the bench's
-# command prints is in $VM_RESULTS then.
+# tree_images NAME FOLDER...: $BENCH/NAME.img. File systems are made in the build root, of its own
+# files, with Debian's tools.
+tree_images() {
+  local name=$1 out=$BENCH/$1
+  shift
+  rm -rf "$out"
+  mkdir -p "$out"
+  squashfs_tools "$out.squashfs"
+  in_root --bind "$out:/mnt/out" --bind "$VM_DIR/bench-images:/mnt/bench-images" \
+    --bind "$out.squashfs:/mnt/squashfs" --chdir / bash /mnt/bench-images "$@"
+  "$STATIC_BIN/ovbd-bench" content-core "$out" "$out.img.tmp"
+  mv "$out.img.tmp" "$out.img"
+  rm -rf "$out" "$out.squashfs"
+}
+
+# bench_boot NAME COMMAND DISK...: boots the machine that counts instructions; what the bench's
+# command prints is in $VM_RESULTS then. A DISK is NAME=FILE; the command names it /dev/disk/NAME.
 bench_boot() {
-  local status=0
+  local name=$1 command=$2 disk status=0
+  shift 2
   export OVBD_ACCEL=icount
   VM_CPUS=1
   VM_MODULES=("$OVBD_CACHE/module/$(kernel_release)/ovbd-limits.ko")
-  vm_new "$1"
+  vm_new "$name"
   vm_products ovbd-bench
-  vm_disk bench "$2" ro
+  vm_add "$ROOT/usr/bin/chrt" /opt/chrt
+  [ "$name" != blocks ] || vm_add "$UBLK_BIN" /opt/ovbd-ublk
+  for disk; do vm_disk "${disk%%=*}" "${disk#*=}" ro; done
   vm_script "stty -F /dev/ttyS1 raw
-/opt/ovbd-bench $3 /dev/disk/bench >/dev/ttyS1 && echo 'the bench is done'"
-  say "$3 on Linux $(kernel_release); console: $VM_CONSOLE"
-  vm_boot "${OVBD_VM_TIMEOUT:-900}" >/dev/null || status=$?
+/opt/ovbd-bench $command >/dev/ttyS1 && echo 'the bench is done'"
+  say "$command on Linux $(kernel_release); console: $VM_CONSOLE"
+  vm_boot "${OVBD_VM_TIMEOUT:-1800}" >/dev/null || status=$?
   if [ "$status" -ne 0 ] || ! grep -q 'the bench is done' "$VM_CONSOLE"; then
     tail -n 20 "$VM_CONSOLE"
-    fail "$3 did not come to its end (QEMU: $status)" "look at $VM_CONSOLE"
+    fail "$command did not come to its end (QEMU: $status)" "look at $VM_CONSOLE"
   fi
   if vm_splats; then fail 'the kernel complained'; fi
 }

@@ -24,8 +24,11 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the files of TREE
        ovbd-bench content-core DIR OUT        the same out of images of file systems
+       ovbd-bench content-others GATE OUT     the gate's files in other forms
        ovbd-bench guest-gate DISK             in the guest: read block devices
-       ovbd-bench guest-core DISK             in the guest: costs, file systems
+       ovbd-bench guest-blocks DISK OTHERS ROUNDS
+                                              the same, and what they are compared with
+       ovbd-bench guest-core DISK PAGES       in the guest: costs, file systems
        ovbd-bench guest-cpu DISK              in User Mode Linux: say what to take the time of
        ovbd-bench cpu OUT COMMAND...          run that, and take its CPU time
        ovbd-bench gate SAMPLES BASELINES KERNEL
@@ -44,8 +47,12 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["content", tree, mib, out] => content::make(Path::new(tree), mib, Path::new(out)),
         ["content-core", dir, out] => content::make_core(Path::new(dir), Path::new(out)),
+        ["content-others", gate, out] => content::make_others(Path::new(gate), Path::new(out)),
         ["guest-gate", disk] => guest::gate::run(Path::new(disk)),
-        ["guest-core", disk] => guest::core::run(Path::new(disk)),
+        ["guest-core", disk, pages] => guest::core::run(Path::new(disk), pages),
+        ["guest-blocks", disk, others, rounds] => {
+            guest::blocks::run(Path::new(disk), Path::new(others), rounds)
+        }
         ["guest-cpu", disk] => guest::cpu::run(Path::new(disk)),
         ["cpu", out, command @ ..] => cpu::run(Path::new(out), command),
         ["gate", samples, baselines, kernel] => {

@@ -2,6 +2,8 @@
 
 //! The numbers that the project wants to reach.
 
+mod opponents;
+
 use crate::sample::{Samples, Unit};
 
 /// A number, what it is held against, and how far above that it may be.
@@ -85,6 +87,7 @@ pub fn rows(samples: &Samples) -> Vec<Row> {
     file_system_rows(&mut rows, samples);
     cost_rows(&mut rows, samples);
     cpu_rows(&mut rows, samples);
+    opponents::rows(&mut rows, samples);
     rows.0
 }
 
@@ -175,7 +178,7 @@ fn file_system_rows(rows: &mut Rows, samples: &Samples) {
 
 /// Name of the row, the device with many items, the one with one item, the number of items, and
 /// the bytes that each may take.
-const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 2] = [
+const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 3] = [
     (
         "memory of a block of 4 KiB",
         "blocks-256k",
@@ -189,6 +192,13 @@ const MEMORY_ROWS: [(&str, &str, &str, f64, f64); 2] = [
         "blocks-1",
         65_536.0,
         8.0,
+    ),
+    (
+        "memory of an extent",
+        "extents-1m",
+        "extents-1",
+        1_000_000.0,
+        12.5,
     ),
 ];
 const LAYER_BYTES: f64 = 150.0 * 1024.0;

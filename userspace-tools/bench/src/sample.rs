@@ -40,6 +40,10 @@ pub enum Unit {
     Sectors,
     /// Blocks that were decompressed.
     Blocks,
+    /// Waits of a thread for each read.
+    Switches,
+    /// Nanoseconds for each lookup, at the processor's own speed.
+    LookupNanoseconds,
     /// Stored bytes for each byte of output.
     Ratio,
 }
@@ -55,6 +59,8 @@ impl Unit {
             Self::Bytes => ("bytes", 1.0),
             Self::Sectors => ("sectors", 1.0),
             Self::Blocks => ("blocks", 1.0),
+            Self::Switches => ("waits a read", 1.0),
+            Self::LookupNanoseconds => ("ns a lookup", 1.0),
             Self::Ratio => ("", 1.0),
         }
     }

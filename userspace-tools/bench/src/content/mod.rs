@@ -11,21 +11,27 @@
 //! | `fine-N.zfile`, `fine-N` | the same in fragments of 4 to 32 KiB |
 //! | `extents-1m` | a layer of a million extents |
 //!
-//! The second disk has images of file systems, some of them also as ZFiles (`-z4`: 4 KiB blocks,
-//! `-z64`: 64 KiB), the hash tree of one, and files with indexes of given sizes.
+//! A second disk has the same files as ZFiles of other forms (`zfile-64k`, `zfile-zstd`,
+//! `zfile-zstd-64k`), and the hash tree of `raw`.
+//!
+//! A third one has images of file systems, some of them also as ZFiles (`-z4`: 4 KiB blocks, `-z64`:
+//! 64 KiB), the hash tree of one, the same tree as layers for overlayfs (`layer-N`) and for lsmt
+//! (`merged-N.zfile`: 4 KiB blocks, `wide-N.zfile`: 64 KiB), and files with indexes of given sizes.
 
 mod layers;
 mod synthetic;
 mod tree;
 mod verity;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 use ovbd::image::zwriter::ZSettings;
+use overlaybd_format::zfile::Algorithm;
 
-use crate::pack::Packer;
+use crate::pack::{List, Packer};
 use layers::{compressed, Dealt};
 
 /// Layers of the images that have several.
@@ -34,45 +40,108 @@ pub const LAYERS: usize = 8;
 /// Bytes of a block.
 pub const BLOCK: usize = 4096;
 
-/// Images of file systems, as the build root's tools make them.
-pub const FILE_SYSTEMS: [&str; 6] = [
+/// Images of file systems, as Debian's tools make them. Their names begin with the kernel's name for
+/// the file system.
+pub const FILE_SYSTEMS: [&str; 9] = [
     "ext4",
     "erofs",
     "erofs-lz4-4k",
     "erofs-lz4-16k",
     "erofs-lz4-64k",
     "erofs-zstd-64k",
+    "squashfs-lz4-4k",
+    "squashfs-lz4-128k",
+    "squashfs-zstd-128k",
 ];
+
+/// ZFiles of such images: name, image, algorithm, bytes of a block.
+pub const COMPRESSED: [(&str, &str, Algorithm, u32); 6] = [
+    ("ext4-z4", "ext4", Algorithm::Lz4, 4 << 10),
+    ("ext4-z64", "ext4", Algorithm::Lz4, 64 << 10),
+    ("erofs-z4", "erofs", Algorithm::Lz4, 4 << 10),
+    ("erofs-z64", "erofs", Algorithm::Lz4, 64 << 10),
+    ("erofs-z4-zstd", "erofs", Algorithm::Zstd, 4 << 10),
+    ("erofs-z64-zstd", "erofs", Algorithm::Zstd, 64 << 10),
+];
+
+/// How the names of file systems begin that overlayfs puts together.
+pub const OVERLAID: &str = "layer-";
+
+/// The image without compression as layers: how their names begin, bytes of a block.
+pub const STACKS: [(&str, u32); 2] = [("merged", 4 << 10), ("wide", 64 << 10)];
 
 /// Makes the disk `out` of the images of file systems in `folder`.
 pub fn make_core(folder: &Path, out: &Path) -> Result<()> {
     let mut pack = Packer::new(out)?;
     for name in FILE_SYSTEMS {
-        let path = folder.join(name);
-        let mut image =
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        image.resize(image.len().next_multiple_of(BLOCK), 0);
+        pack.add(name, &image(folder, name)?)?;
+    }
+    for (name, of, algorithm, block_size) in COMPRESSED {
+        let settings = settings(algorithm, block_size);
+        pack.add(name, &compressed(&image(folder, of)?, settings)?)?;
+    }
+    for number in 0..LAYERS {
+        let name = format!("{OVERLAID}{number}");
+        let image = image(folder, &name)?;
         pack.add(name, &image)?;
-        if !matches!(name, "ext4" | "erofs") {
-            continue;
-        }
-        for (form, block_size) in [("z4", 4 << 10), ("z64", 64 << 10)] {
-            let settings = ZSettings {
-                block_size,
-                ..ZSettings::default()
-            };
-            pack.add(format!("{name}-{form}"), &compressed(&image, settings)?)?;
-        }
-        if name == "erofs" {
-            let tree = verity::Tree::new(&image);
-            pack.add("erofs-hashes", &tree.hashes)?;
-            pack.add("erofs-root", tree.root().as_bytes())?;
+    }
+    let plain = image(folder, "erofs")?;
+    hashes(&mut pack, "erofs", &plain)?;
+    let layers = Dealt::coarse(&plain).layers(&plain)?;
+    for (stack, block_size) in STACKS {
+        for (number, layer) in layers.iter().enumerate() {
+            let settings = settings(Algorithm::Lz4, block_size);
+            let name = format!("{stack}-{number}.zfile");
+            pack.add(name, &compressed(layer, settings)?)?;
         }
     }
     for (name, file) in synthetic::files()? {
         pack.add(name, &file)?;
     }
     pack.finish()
+}
+
+/// Makes the disk `out` of what the gate's disk `gate` has, in other forms.
+pub fn make_others(gate: &Path, out: &Path) -> Result<()> {
+    let list = List::read(gate)?;
+    let item = list.item("raw")?;
+    let mut raw = vec![0; item.length as usize];
+    File::open(gate)
+        .and_then(|file| file.read_exact_at(&mut raw, item.offset))
+        .with_context(|| format!("{}: cannot read its files", gate.display()))?;
+    let mut pack = Packer::new(out)?;
+    for (name, algorithm, block_size) in [
+        ("zfile-64k", Algorithm::Lz4, 64 << 10),
+        ("zfile-zstd", Algorithm::Zstd, 4 << 10),
+        ("zfile-zstd-64k", Algorithm::Zstd, 64 << 10),
+    ] {
+        pack.add(name, &compressed(&raw, settings(algorithm, block_size))?)?;
+    }
+    hashes(&mut pack, "raw", &raw)?;
+    pack.finish()
+}
+
+/// An image of a file system, filled up to whole blocks.
+fn image(folder: &Path, name: &str) -> Result<Vec<u8>> {
+    let path = folder.join(name);
+    let mut image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    image.resize(image.len().next_multiple_of(BLOCK), 0);
+    Ok(image)
+}
+
+fn settings(algorithm: Algorithm, block_size: u32) -> ZSettings {
+    ZSettings {
+        algorithm,
+        block_size,
+        ..ZSettings::default()
+    }
+}
+
+/// Adds the hash tree of `data`, and the hash of its top as text.
+fn hashes(pack: &mut Packer, name: &str, data: &[u8]) -> Result<()> {
+    let tree = verity::Tree::new(data);
+    pack.add(format!("{name}-hashes"), &tree.hashes)?;
+    pack.add(format!("{name}-root"), tree.root().as_bytes())
 }
 
 /// Makes the disk `out` of `mib` MiB of the files below `tree`.

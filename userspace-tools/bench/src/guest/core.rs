@@ -4,54 +4,59 @@
 //!
 //! Each image lies on a ramdisk of its own, so that no opponent needs device-mapper to get at it.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use overlaybd_format::SECTOR;
 
-use super::device::{line, Bottom, Devices, Image};
-use super::{costs, files, machine};
-use crate::content::{BLOCK, FILE_SYSTEMS};
+use super::blocks::{text, Verity};
+use super::device::{Bottom, Devices, Image};
+use super::gate::names;
+use super::{containers, costs, files, machine};
+use crate::content::{COMPRESSED, FILE_SYSTEMS, LAYERS, OVERLAID, STACKS};
 use crate::pack::List;
 
-/// Random reads through a file system.
-const PAGES: usize = 2000;
+/// From here on, what the disk has is put on a ramdisk together.
+const FIRST_TOGETHER: &str = "merged-0.zfile";
 
-/// Our devices with file systems on them.
-const OURS: [(&str, &str); 4] = [
-    ("ext4-z4", "ext4"),
-    ("ext4-z64", "ext4"),
-    ("erofs-z4", "erofs"),
-    ("erofs-z64", "erofs"),
-];
-
-/// From here on, the disk has the synthetic files.
-const FIRST_SYNTHETIC: &str = "extents-1";
-
-/// Everything.
-pub fn run(disk: &Path) -> Result<()> {
+/// Everything, with `pages` random reads through each file system.
+pub fn run(disk: &Path, pages: &str) -> Result<()> {
+    let pages = pages.parse().context("PAGES is no number")?;
     machine::touch_memory()?;
     let list = List::read(disk)?;
     let mut ram = Ramdisks::new(disk, &list)?;
     for name in FILE_SYSTEMS {
-        let kind = if name == "ext4" { "ext4" } else { "erofs" };
-        files::measure(name, &ram.holding(name)?, kind, PAGES)?;
+        files::measure(name, &ram.holding(name)?, kind(name), pages)?;
     }
     let mut devices = Devices::open()?;
-    for (name, kind) in OURS {
+    for (name, of, ..) in COMPRESSED {
         let path = ram.holding(name)?;
         let alone = list.alone(name)?;
         let image = Image::Zfile(name, false);
         let device = devices.make(name, &Bottom::new(&path, &alone)?, &image)?;
-        files::measure(name, &device, kind, PAGES)?;
+        files::measure(name, &device, kind(of), pages)?;
     }
-    let data = ram.holding("erofs")?;
-    let hashes = ram.holding("erofs-hashes")?;
-    let device = verity(&mut devices, disk, &list, &data, &hashes)?;
-    files::measure("erofs-verity", &device, "erofs", PAGES)?;
+    let verity = Verity {
+        data: &ram.holding("erofs")?,
+        length: list.item("erofs")?.length,
+        hashes: (&ram.holding("erofs-hashes")?, 0),
+        root: text(disk, &list, "erofs-root")?,
+    };
+    let device = verity.device(&mut devices)?;
+    files::measure("erofs-verity", &device, "erofs", pages)?;
+
+    let lowers = ram.overlaid()?;
+    files::measure_overlay("overlay-lz4-4k", &lowers, pages)?;
+    let (together, behind) = ram.together()?;
+    let bottom = Bottom::new(&together, &behind)?;
+    for (stack, _) in STACKS {
+        let name = format!("erofs-lsmt-{stack}");
+        let image = Image::Lsmt(names(stack, ".zfile"));
+        let device = devices.make(&name, &bottom, &image)?;
+        files::measure(&name, &device, "erofs", pages)?;
+    }
     devices.remove_all()?;
+    let (copy, _) = ram.together()?;
+    containers::measure([&together, &copy], &behind, &lowers)?;
 
     let null = machine::null_disk()?;
     for name in ["ext4-z4", "ext4-z64"] {
@@ -64,11 +69,12 @@ pub fn run(disk: &Path) -> Result<()> {
         &list.alone("ext4-z64")?,
         "ext4-z64",
     )?;
+    costs::devices(&together, &behind)
+}
 
-    let (from, synthetic) = list.from(FIRST_SYNTHETIC)?;
-    let path = ram.next()?;
-    machine::copy_part(disk, from, &path, synthetic.end())?;
-    costs::devices(&path, &synthetic)
+/// The kernel's name for the file system of an image.
+fn kind(image: &str) -> &str {
+    image.split('-').next().unwrap_or(image)
 }
 
 /// The ramdisks, each with an image at its beginning.
@@ -82,9 +88,9 @@ struct Ramdisks<'a> {
 impl<'a> Ramdisks<'a> {
     /// As many as there can be images, none of which is there yet.
     fn new(disk: &'a Path, list: &'a List) -> Result<Self> {
-        let (_, synthetic) = list.from(FIRST_SYNTHETIC)?;
+        let (_, together) = list.from(FIRST_TOGETHER)?;
         let lengths = list.items.iter().map(|item| item.length);
-        let size = lengths.max().unwrap_or(0).max(synthetic.end());
+        let size = lengths.max().unwrap_or(0).max(together.end());
         Ok(Self {
             disk,
             list,
@@ -95,6 +101,21 @@ impl<'a> Ramdisks<'a> {
 
     fn next(&mut self) -> Result<PathBuf> {
         self.empty.pop().context("there are not enough ramdisks")
+    }
+
+    /// Another one that holds what is put together, and the list of that.
+    fn together(&mut self) -> Result<(PathBuf, List)> {
+        let (from, behind) = self.list.from(FIRST_TOGETHER)?;
+        let path = self.next()?;
+        machine::copy_part(self.disk, from, &path, behind.end())?;
+        Ok((path, behind))
+    }
+
+    /// Those that hold the layers for overlayfs.
+    fn overlaid(&mut self) -> Result<Vec<PathBuf>> {
+        (0..LAYERS)
+            .map(|number| self.holding(&format!("{OVERLAID}{number}")))
+            .collect()
     }
 
     /// The one that holds `name`.
@@ -108,29 +129,4 @@ impl<'a> Ramdisks<'a> {
         self.holding.push((name.to_owned(), path.clone()));
         Ok(path)
     }
-}
-
-/// A dm-verity device over `data`, with the hash tree on `hashes`.
-fn verity(
-    devices: &mut Devices,
-    disk: &Path,
-    list: &List,
-    data: &Path,
-    hashes: &Path,
-) -> Result<PathBuf> {
-    machine::modprobe(&["dm-verity"])?;
-    let item = list.item("erofs-root")?;
-    let mut root = vec![0; item.length as usize];
-    File::open(disk)
-        .and_then(|file| file.read_exact_at(&mut root, item.offset))
-        .with_context(|| format!("{}: cannot read the root hash", disk.display()))?;
-    let root = String::from_utf8(root).context("the root hash is no text")?;
-    let length = list.item("erofs")?.length;
-    let blocks = length / BLOCK as u64;
-    let params = format!(
-        "1 {} {} {BLOCK} {BLOCK} {blocks} 0 sha256 {root} -",
-        data.display(),
-        hashes.display()
-    );
-    devices.create("verity", &[line(0, length / SECTOR, "verity", params)])
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use ovbd::dm::Target;
 use ovbd::image::source::{FileSource, Std};
 use overlaybd_format::status::ZfileStatus;
 use overlaybd_format::zfile::ZFile;
@@ -15,16 +16,17 @@ use overlaybd_format::SECTOR;
 
 use super::device::{line, Bottom, Devices, Image};
 use super::read::{Area, Test};
-use super::{emit, machine};
+use super::{emit, machine, peak};
 use crate::content::BLOCK;
 use crate::pack::List;
 use crate::rng::Rng;
 use crate::sample::Unit;
 
 const READS: usize = 2000;
-/// Devices of a kind, when the memory of one is wanted: small ones, large ones.
+/// Devices of a kind, when the memory of one is wanted: MemFree may be wrong by a MiB. Of those that
+/// have ten MiB fewer will do.
 const COPIES: usize = 32;
-const FEW: usize = 4;
+const FEW: usize = 8;
 
 /// Memory and activation of devices over the synthetic files, which are on `disk` as `list` says.
 pub fn devices(disk: &Path, list: &List) -> Result<()> {
@@ -34,45 +36,61 @@ pub fn devices(disk: &Path, list: &List) -> Result<()> {
         activation(name, &bottom, &Image::Zfile(name, false))?;
     }
     for name in ["extents-1", "extents-10k", "extents-100k", "extents-1m"] {
-        activation(name, &bottom, &Image::Lsmt(vec![name.to_owned()]))?;
+        activation(name, &bottom, &layers(name, 1))?;
+    }
+    for (name, count) in STACKS {
+        activation(name, &bottom, &layers("extents-1", count))?;
     }
     Ok(())
+}
+
+/// Devices of so many layers that have nothing in them, by name.
+const STACKS: [(&str, usize); 3] = [("layers-8", 8), ("layers-64", 64), ("layers-255", 255)];
+
+/// The layer `name` so many times.
+fn layers(name: &str, count: usize) -> Image {
+    Image::Lsmt(vec![name.to_owned(); count])
 }
 
 /// What a device keeps. All devices stay to the end: what one gave back, the next would take
 /// without any memory becoming less.
 fn memory(disk: &Path, bottom: &Bottom<'_>) -> Result<()> {
+    let _lists = machine::ShortLists::new()?;
     let mut devices = Devices::open()?;
     let path = disk.display();
     let linear = [line(0, 8, "linear", format!("{path} 0"))];
-    let mut kept = |name: &str, count: usize, make: &dyn Fn(&mut Devices, &str) -> Result<()>| {
+    // Sizes are read in userspace, whose memory is not what is measured.
+    let mut tables = Vec::new();
+    for (name, count, image) in [
+        ("blocks-1", COPIES, Image::Zfile("blocks-1", false)),
+        ("blocks-256k", COPIES, Image::Zfile("blocks-256k", false)),
+        ("blocks-wide", COPIES, Image::Zfile("blocks-wide", false)),
+        ("extents-1", COPIES, layers("extents-1", 1)),
+        ("layers-64", COPIES, layers("extents-1", 64)),
+        ("extents-1m", FEW, layers("extents-1m", 1)),
+    ] {
+        tables.push((name, count, devices.table(name, bottom, &image)?));
+    }
+    let mut kept = |name: &str, count: usize, table: &[Target]| {
         // What all devices of a module share is there from the first one on.
-        make(&mut devices, &format!("{name}-first"))?;
+        devices.create(&format!("{name}-first"), table)?;
         let before = machine::free_memory()?;
         for number in 0..count {
-            make(&mut devices, &format!("{name}-{number}"))?;
+            devices.create(&format!("{name}-{number}"), table)?;
         }
         let taken = before as f64 - machine::free_memory()? as f64;
         emit(name, "memory", taken / count as f64, Unit::Bytes);
         Ok::<(), anyhow::Error>(())
     };
-    kept("linear", COPIES, &|devices, name| {
-        devices.create(name, &linear).map(drop)
-    })?;
-    for (name, count) in [
-        ("blocks-1", COPIES),
-        ("blocks-256k", FEW),
-        ("blocks-wide", FEW),
-    ] {
-        let image = Image::Zfile(name, false);
-        kept(name, count, &|devices, device| {
-            devices.make(device, bottom, &image).map(drop)
-        })?;
+    kept("linear", COPIES, &linear)?;
+    for (name, count, table) in &tables {
+        kept(name, *count, table)?;
     }
     devices.remove_all()
 }
 
-/// The instructions from an empty device to one that can be read.
+/// The instructions from an empty device to one that can be read, and the memory that is needed
+/// meanwhile.
 fn activation(name: &str, bottom: &Bottom<'_>, image: &Image) -> Result<()> {
     let mut devices = Devices::open()?;
     // Sizes are read in userspace, which is not what is measured; so is what is cold at first.
@@ -82,8 +100,10 @@ fn activation(name: &str, bottom: &Bottom<'_>, image: &Image) -> Result<()> {
     let start = Instant::now();
     devices.create("timed", &table)?;
     let spent = start.elapsed().as_nanos() as f64;
-    devices.remove_all()?;
     emit(name, "activation", spent, Unit::InstructionsInAll);
+    let peak = peak::during(|| devices.create("watched", &table).map(drop))?;
+    emit(name, "peak", peak as f64, Unit::Bytes);
+    devices.remove_all()?;
     Ok(())
 }
 

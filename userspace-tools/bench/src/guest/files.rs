@@ -2,10 +2,11 @@
 
 //! Reading through file systems: the whole tree, and random pages of it, both cold.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use rustix::fs::Advice;
@@ -19,10 +20,26 @@ use crate::sample::Unit;
 const PLACE: &str = "/mnt/bench";
 const PIECE: usize = 128 << 10;
 const SEED: u64 = 2;
+/// Random reads before caches are dropped again.
+const COLD_READS: usize = 2000;
 
 /// Measures the file system `kind` on `device`; `random` is the number of random reads.
 pub fn measure(name: &str, device: &Path, kind: &str, random: usize) -> Result<()> {
-    let mounted = Mounted::new(device, kind)?;
+    let mounted = Mounted::device(device, kind, PLACE)?;
+    measure_mounted(name, &mounted, random)?;
+    mounted.unmount()
+}
+
+/// The same for overlayfs over EROFS on `devices`, the bottom first.
+pub fn measure_overlay(name: &str, devices: &[PathBuf], random: usize) -> Result<()> {
+    let layers = Mounted::layers(devices)?;
+    let mounted = Mounted::overlay(&layers, PLACE)?;
+    measure_mounted(name, &mounted, random)?;
+    mounted.unmount()?;
+    layers.into_iter().try_for_each(Mounted::unmount)
+}
+
+fn measure_mounted(name: &str, mounted: &Mounted, random: usize) -> Result<()> {
     // The first time, code and caches of the file system itself are cold as well.
     let files = mounted.files()?;
     machine::drop_caches()?;
@@ -36,25 +53,35 @@ pub fn measure(name: &str, device: &Path, kind: &str, random: usize) -> Result<(
         Unit::Instructions,
     );
 
-    machine::drop_caches()?;
     let places = places(&files, random);
-    // Names are looked up before the clock starts.
-    for (path, _) in &places {
-        fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
-    }
-    let start = Instant::now();
-    let mut page = vec![0; BLOCK];
-    for (path, place) in &places {
-        read_page(path, *place, &mut page)?;
-    }
-    let spent = start.elapsed().as_nanos() as f64;
+    let spent = read_cold(&places)?.as_nanos() as f64;
     emit(
         name,
         "pages",
         spent / places.len() as f64,
         Unit::Instructions,
     );
-    mounted.unmount()
+    Ok(())
+}
+
+/// The time that reading `places` takes, a part after the other from cold caches, so that few
+/// pages are there because of their neighbours.
+fn read_cold(places: &[(&Path, u64)]) -> Result<Duration> {
+    let mut spent = Duration::ZERO;
+    let mut page = vec![0; BLOCK];
+    for part in places.chunks(COLD_READS) {
+        machine::drop_caches()?;
+        // Names are looked up before the clock starts.
+        for (path, _) in part {
+            fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
+        }
+        let start = Instant::now();
+        for (path, place) in part {
+            read_page(path, *place, &mut page)?;
+        }
+        spent += start.elapsed();
+    }
+    Ok(spent)
 }
 
 /// A file and its length.
@@ -82,21 +109,49 @@ fn read_page(path: &Path, place: u64, page: &mut [u8]) -> Result<()> {
 }
 
 /// A mounted file system.
-struct Mounted;
+pub struct Mounted {
+    place: PathBuf,
+}
 
 impl Mounted {
-    fn new(device: &Path, kind: &str) -> Result<Self> {
+    /// The file system `kind` on `device`.
+    pub fn device(device: &Path, kind: &str, place: &str) -> Result<Self> {
+        Self::new(device, kind, place, None)
+    }
+
+    /// EROFS on each of `devices`, for overlayfs.
+    pub fn layers(devices: &[PathBuf]) -> Result<Vec<Self>> {
+        let numbered = devices.iter().enumerate();
+        numbered
+            .map(|(number, device)| Self::device(device, "erofs", &format!("/mnt/layer-{number}")))
+            .collect()
+    }
+
+    /// Overlayfs over `layers`, the bottom first.
+    pub fn overlay(layers: &[Self], place: &str) -> Result<Self> {
+        let lower: Vec<_> = layers
+            .iter()
+            .rev()
+            .map(|l| l.place.to_string_lossy())
+            .collect();
+        let options = format!("lowerdir={}", lower.join(":"));
+        Self::new(Path::new("overlay"), "overlay", place, Some(options))
+    }
+
+    fn new(device: &Path, kind: &str, place: &str, options: Option<String>) -> Result<Self> {
         machine::modprobe(&[kind])?;
-        fs::create_dir_all(PLACE).with_context(|| format!("cannot make {PLACE}"))?;
-        rustix::mount::mount(device, PLACE, kind, MountFlags::RDONLY, None)
+        let place = PathBuf::from(place);
+        fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+        let options = options.map(CString::new).transpose()?;
+        rustix::mount::mount(device, &place, kind, MountFlags::RDONLY, options.as_deref())
             .with_context(|| format!("cannot mount {} as {kind}", device.display()))?;
-        Ok(Self)
+        Ok(Self { place })
     }
 
     /// All files, in the order in which their folders list them.
     fn files(&self) -> Result<Vec<Found>> {
         let mut files = Vec::new();
-        collect(Path::new(PLACE), &mut files)?;
+        collect(&self.place, &mut files)?;
         // What does not depend on the file system's order.
         files.sort_unstable();
         ensure!(!files.is_empty(), "the file system has no files");
@@ -104,9 +159,9 @@ impl Mounted {
     }
 
     /// Reads every file; returns how many bytes there were.
-    fn read_all(&self) -> Result<u64> {
+    pub fn read_all(&self) -> Result<u64> {
         let mut files = Vec::new();
-        collect(Path::new(PLACE), &mut files)?;
+        collect(&self.place, &mut files)?;
         let mut buffer = vec![0; PIECE];
         let mut bytes = 0;
         for (path, length) in &files {
@@ -124,9 +179,10 @@ impl Mounted {
         Ok(bytes)
     }
 
-    fn unmount(self) -> Result<()> {
-        rustix::mount::unmount(PLACE, UnmountFlags::empty())
-            .with_context(|| format!("cannot unmount {PLACE}"))
+    /// Takes it away.
+    pub fn unmount(self) -> Result<()> {
+        rustix::mount::unmount(&self.place, UnmountFlags::empty())
+            .with_context(|| format!("cannot unmount {}", self.place.display()))
     }
 }
 

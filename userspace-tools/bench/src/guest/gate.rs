@@ -14,10 +14,20 @@ use crate::content::{BLOCK, LAYERS};
 use crate::pack::List;
 use crate::sample::Unit;
 
-/// Random reads of a test.
-const RANDOM_READS: usize = 3000;
-/// How often each test is done.
-const ROUNDS: usize = 2;
+/// How much is read.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// How often each test is done.
+    pub rounds: usize,
+    /// Random reads of a test.
+    pub random_reads: usize,
+}
+
+/// What takes a few seconds, on which the baseline stands.
+const GATE: Effort = Effort {
+    rounds: 2,
+    random_reads: 3000,
+};
 
 /// Every device in every test.
 pub fn run(disk: &Path) -> Result<()> {
@@ -25,33 +35,39 @@ pub fn run(disk: &Path) -> Result<()> {
     let list = List::read(disk)?;
     let ram = machine::ram_disks(1, list.end())?.remove(0);
     machine::copy(disk, &ram, list.end())?;
+    devices(disk, &ram, &list, GATE)
+}
+
+/// Every way of reading a device.
+pub fn measure(name: &str, area: &Area, tests: &[Test], effort: Effort) -> Result<()> {
+    area.read(Test::Sequential, 1 << 20, effort.random_reads)?;
+    for test in tests {
+        // Now and then the kernel does some work of its own meanwhile: the least counts.
+        let mut least = f64::INFINITY;
+        for _ in 0..effort.rounds {
+            machine::drop_caches()?;
+            let spent = area.read(*test, area.length, effort.random_reads)?;
+            let blocks = spent.bytes as f64 / BLOCK as f64;
+            least = least.min(spent.nanoseconds as f64 / blocks);
+        }
+        emit(name, test.name(), least, Unit::Instructions);
+    }
+    Ok(())
+}
+
+/// The gate's devices over what is on `disk`, also as a copy on the ramdisk `ram`.
+pub fn devices(disk: &Path, ram: &Path, list: &List, effort: Effort) -> Result<()> {
     let null = machine::null_disk()?;
     // Only what lies first is read from there.
     let first = list.item("one.zfile")?;
     machine::copy(disk, &null, first.offset + first.length)?;
 
-    for limit in limits::measure(&ram, list.item("zfile")?)? {
+    for limit in limits::measure(ram, list.item("zfile")?)? {
         emit("limit", limit.name, limit.value, limit.unit);
     }
-    let measure = |name: &str, area: &Area, tests: &[Test]| -> Result<()> {
-        area.read(Test::Sequential, 1 << 20, RANDOM_READS)?;
-        for test in tests {
-            // Now and then the kernel does some work of its own meanwhile: the least counts.
-            let mut least = f64::INFINITY;
-            for _ in 0..ROUNDS {
-                machine::drop_caches()?;
-                let spent = area.read(*test, area.length, RANDOM_READS)?;
-                let blocks = spent.bytes as f64 / BLOCK as f64;
-                least = least.min(spent.nanoseconds as f64 / blocks);
-            }
-            emit(name, test.name(), least, Unit::Instructions);
-        }
-        Ok(())
-    };
-
     let mut devices = Devices::open()?;
     let size = list.item("raw")?.length;
-    let on_ram = Bottom::new(&ram, &list)?;
+    let on_ram = Bottom::new(ram, list)?;
     let images: [(&str, Image); 9] = [
         ("linear", Image::Linear("raw")),
         ("zfile", Image::Zfile("zfile", true)),
@@ -64,18 +80,18 @@ pub fn run(disk: &Path) -> Result<()> {
         ("linear-coarse", Image::Extents(names("coarse", ""))),
     ];
     let fine = ("linear-fine", Image::Extents(names("fine", "")));
-    measure("raw", &raw(&ram, &list)?, &Test::ALL)?;
+    measure("raw", &raw(ram, list)?, &Test::ALL, effort)?;
     for (name, image) in images.iter().chain([&fine]) {
         let path = devices.make(name, &on_ram, image)?;
-        measure(name, &Area::whole(path, size), &Test::ALL)?;
+        measure(name, &Area::whole(path, size), &Test::ALL, effort)?;
     }
 
-    let on_null = Bottom::new(&null, &list)?;
-    measure("null-raw", &raw(&null, &list)?, &Test::RANDOM)?;
+    let on_null = Bottom::new(&null, list)?;
+    measure("null-raw", &raw(&null, list)?, &Test::RANDOM, effort)?;
     for (name, image) in images.iter().take(4) {
         let name = format!("null-{name}");
         let path = devices.make(&name, &on_null, image)?;
-        measure(&name, &Area::whole(path, size), &Test::RANDOM)?;
+        measure(&name, &Area::whole(path, size), &Test::RANDOM, effort)?;
     }
     devices.remove_all()
 }

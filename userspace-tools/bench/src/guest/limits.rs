@@ -27,6 +27,8 @@ const JOB: u64 = 256;
 pub enum Work {
     /// Decompress with LZ4.
     Lz4 = 0,
+    /// Decompress with zstd.
+    Zstd = 1,
     /// Checksum what is stored.
     Crc32c = 2,
     /// Copy what is stored.
@@ -46,7 +48,6 @@ pub struct Limit {
 /// Measures everything over the blocks of the ZFile `item` of `disk`.
 pub fn measure(disk: &Path, item: &Item) -> Result<Vec<Limit>> {
     let stored = Stored::open(disk, item)?;
-    let blocks = stored.zfile.original_size() as f64 / BLOCK as f64;
     let mut limits = Vec::new();
     for (name, work) in [
         ("lz4", Work::Lz4),
@@ -55,7 +56,7 @@ pub fn measure(disk: &Path, item: &Item) -> Result<Vec<Limit>> {
     ] {
         limits.push(Limit {
             name,
-            value: stored.run(work, 1)? as f64 / blocks,
+            value: stored.each(work)?,
             unit: Unit::Instructions,
         });
     }
@@ -88,6 +89,17 @@ impl Stored {
             base: item.offset,
             zfile,
         })
+    }
+
+    /// Bytes of what is decompressed.
+    pub fn original_size(&self) -> u64 {
+        self.zfile.original_size()
+    }
+
+    /// Nanoseconds for `work` on every block, for each 4 KiB of output.
+    pub fn each(&self, work: Work) -> Result<f64> {
+        let blocks = self.original_size() as f64 / BLOCK as f64;
+        Ok(self.run(work, 1)? as f64 / blocks)
     }
 
     /// Nanoseconds for `work` on every block, `rounds` times.

@@ -48,9 +48,41 @@ pub fn ram_disks(count: usize, bytes: u64) -> Result<Vec<PathBuf>> {
     Ok((0..count).map(path).collect())
 }
 
+const CPU_LISTS: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
+
+/// Bytes, many more than a list may have.
+const CHURN: usize = 64 << 20;
+
+/// As long as this exists, MemFree is exact to about a MiB: each processor's own list of free pages,
+/// which is not counted, stays short. Left to itself it may grow to an eighth of all memory.
+pub struct ShortLists(());
+
+impl ShortLists {
+    /// Makes the lists short.
+    pub fn new() -> Result<Self> {
+        // Of what the list may have, as a fraction of all memory: the kernel makes the least of it.
+        fs::write(CPU_LISTS, "1000000").with_context(|| format!("cannot write {CPU_LISTS}"))?;
+        // What is freed now takes along what is too much.
+        std::hint::black_box(&vec![1u8; CHURN]);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for ShortLists {
+    fn drop(&mut self) {
+        // Nothing that is measured becomes wrong if this fails.
+        let _ = fs::write(CPU_LISTS, "0");
+    }
+}
+
 /// Bytes of memory that are free, once all is given back that can be.
 pub fn free_memory() -> Result<u64> {
     drop_caches()?;
+    memory_left()
+}
+
+/// Bytes of memory that are free now.
+pub fn memory_left() -> Result<u64> {
     Ok(free_kib()? as u64 * 1024)
 }
 
@@ -106,6 +138,29 @@ pub fn copy_part(from: &Path, offset: u64, to: &Path, bytes: u64) -> Result<()> 
         at += length as u64;
     }
     Ok(())
+}
+
+/// Whether `bytes` of two disks, which are whole pages, are the same.
+pub fn same(one: &Path, at: u64, other: &Path, other_at: u64, bytes: u64) -> Result<bool> {
+    let (first, second) = (open_direct(one, false)?, open_direct(other, false)?);
+    let (mut here, mut there) = (Buffer::new(PIECE), Buffer::new(PIECE));
+    let mut done = 0;
+    while done < bytes {
+        let length = (bytes - done).min(PIECE as u64) as usize;
+        let (here, there) = (here.slice(length), there.slice(length));
+        for (file, path, place, piece) in [
+            (&first, one, at + done, &mut *here),
+            (&second, other, other_at + done, &mut *there),
+        ] {
+            file.read_exact_at(piece, place)
+                .with_context(|| format!("{}: cannot read at byte {place}", path.display()))?;
+        }
+        if here != there {
+            return Ok(false);
+        }
+        done += length as u64;
+    }
+    Ok(true)
 }
 
 /// Opens a disk past the page cache.

@@ -5,6 +5,8 @@
 //! Its clock counts instructions if the machine was started so (`-icount shift=0`): a
 //! nanosecond is an instruction, and what the host does meanwhile does not show.
 
+pub mod blocks;
+mod containers;
 pub mod core;
 mod costs;
 pub mod cpu;
@@ -13,9 +15,11 @@ mod files;
 pub mod gate;
 mod limits;
 mod machine;
+mod peak;
 mod read;
 #[allow(unsafe_code)]
 mod ring;
+mod ublk;
 
 use crate::print;
 use crate::sample::{Sample, Unit};

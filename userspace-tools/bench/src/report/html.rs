@@ -36,7 +36,13 @@ pub fn page(kernel: &str, samples: &Samples, rows: &[Row]) -> String {
     let counts: Samples = samples.all().iter().filter(counts).cloned().collect();
     for test in names(&counts, |s| &s.test) {
         let of_test: Vec<&Sample> = counts.all().iter().filter(|s| s.test == test).collect();
-        bars(&mut page, test, &of_test);
+        bars(&mut page, test, &of_test, 1e3);
+    }
+    let containers = |s: &&Sample| s.test == "containers";
+    let of_containers: Vec<&Sample> = samples.all().iter().filter(containers).collect();
+    if !of_containers.is_empty() {
+        page.push_str("<h2>Memory of containers that have read all files</h2>\n");
+        bars(&mut page, "MiB", &of_containers, f64::from(1 << 20));
     }
     page.push_str("</html>\n");
     page
@@ -64,8 +70,8 @@ fn table(page: &mut String, rows: &[Row]) {
     page.push_str("</table>\n");
 }
 
-/// A bar for each device, as long as its number is large.
-fn bars(page: &mut String, title: &str, samples: &[&Sample]) {
+/// A bar for each device, as long as its number is large, which is shown in terms of `unit`.
+fn bars(page: &mut String, title: &str, samples: &[&Sample], unit: f64) {
     let most = samples.iter().map(|s| s.value).fold(1.0, f64::max);
     let height = LINE * samples.len() as f64;
     let _ = writeln!(
@@ -93,7 +99,7 @@ fn bars(page: &mut String, title: &str, samples: &[&Sample]) {
             LINE - 4.0,
             LABEL + width + 6.0,
             top + 13.0,
-            sample.value / 1000.0
+            sample.value / unit
         );
     }
     page.push_str("</svg>\n");
@@ -101,7 +107,7 @@ fn bars(page: &mut String, title: &str, samples: &[&Sample]) {
 
 /// Whether a device is one of the project's, or stands on one.
 fn is_ours(device: &str) -> bool {
-    ["zfile", "lsmt", "-z4", "-z64"]
+    ["zfile", "lsmt", "-z4", "-z64", "shared"]
         .iter()
         .any(|word| device.contains(word))
 }

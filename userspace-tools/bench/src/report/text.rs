@@ -23,7 +23,7 @@ pub fn samples(samples: &Samples) {
     for sample in samples.all().iter().filter(|s| !is_block(s)) {
         let (unit, scale) = sample.unit.shown();
         print(format_args!(
-            "  {:<18}{:>16}{:>14.3} {unit}",
+            "  {:<18}{:>16}{:>16.3} {unit}",
             sample.device,
             sample.test,
             sample.value / scale
@@ -90,13 +90,13 @@ pub fn diff(old: &Samples, new: &Samples) {
         let name = format!("{} {}", sample.device, sample.test);
         match old.get(&sample.device, &sample.test) {
             Some(before) => print(format_args!(
-                "  {name:<36}{:>12.3}{:>12.3}{:>+9.2} %  {unit}",
+                "  {name:<36}{:>16.3}{:>16.3}{:>+9.2} %  {unit}",
                 before / scale,
                 sample.value / scale,
                 100.0 * (sample.value / before - 1.0)
             )),
             None => print(format_args!(
-                "  {name:<36}{:>12}{:>12.3}{:>11}  {unit}",
+                "  {name:<36}{:>16}{:>16.3}{:>11}  {unit}",
                 "–",
                 sample.value / scale,
                 "new"
