@@ -115,7 +115,7 @@ lint: ## formatting, clippy, shellcheck, where unsafe is
 	@test-vm/lint
 
 ##@ Measuring
-.PHONY: bench bench-full bench-gate bench-rebase bench-diff
+.PHONY: bench bench-full bench-gate bench-rebase bench-diff bench-tables
 BENCH_PREPARE = set -e; $(QUIET_SETUP); test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null; \
   $(MAKE) static; cd userspace-tools; ../test-vm/with-cargo --in-root $(STATIC_UBLK)
 
@@ -129,6 +129,9 @@ bench-full: ## the same with more files and rounds, and CPU time (builds a kerne
 
 bench-diff: ## what changed between two results: make bench-diff OLD=FILE NEW=FILE
 	@$(CARGO) run --locked --release --quiet --package ovbd-bench -- diff $(abspath $(OLD)) $(abspath $(NEW))
+
+bench-tables: ## the tables of Documentation/performance.rst: make bench-tables REPORT=FILE
+	@$(CARGO) run --locked --release --quiet --package ovbd-bench -- tables $(abspath $(REPORT))
 
 bench-gate: ## instructions for each block, against the limits and the baseline
 	@$(QUIET_SETUP)

@@ -37,6 +37,7 @@ Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the f
                                               make them the baseline of KERNEL
        ovbd-bench print SAMPLES               print tables
        ovbd-bench report SAMPLES KERNEL DIR   print tables, write bench.json and bench.html
+       ovbd-bench tables REPORT.json          print the tables of Documentation/performance.rst
        ovbd-bench diff OLD.json NEW.json      what changed between two reports
 
 MIB is how much of the tree is taken. SAMPLES is what guest-gate printed.";
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ["report", samples, kernel, out] => {
             report::make(Path::new(samples), kernel, Path::new(out))
         }
+        ["tables", report] => report::tables(Path::new(report)),
         ["diff", old, new] => report::diff(Path::new(old), Path::new(new)),
         _ => return say(ExitCode::from(2), USAGE),
     };

@@ -3,6 +3,7 @@
 //! A run for people and for other programs: tables, a JSON file, a page with bars.
 
 mod html;
+mod rst;
 pub mod text;
 
 use std::fs;
@@ -59,6 +60,13 @@ fn read(path: &Path) -> Result<Samples> {
     let report: Report = serde_json::from_slice(&text)
         .with_context(|| format!("{} is no bench.json", path.display()))?;
     Ok(report.samples.into_iter().collect())
+}
+
+/// Prints the tables of the document about performance.
+pub fn tables(report: &Path) -> Result<()> {
+    let samples = read(report)?;
+    print(rst::tables(&samples, &rows(&samples)).trim_end());
+    Ok(())
 }
 
 /// Prints what differs between two reports.
