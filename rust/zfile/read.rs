@@ -151,7 +151,7 @@ impl Zfile {
         if blocks.is_empty() {
             return bio.kill();
         }
-        if self.serve_from_cache(bio.segments(), &wanted, &blocks) {
+        if self.serve_from_cache(&mut bio, &wanted, blocks.start) {
             return bio.end(Status::OK);
         }
 
@@ -201,36 +201,24 @@ impl Zfile {
         }
     }
 
-    /// Fills the bio from the cache, if that has all that it wants: a bio that
-    /// wants part of a block, or of two. Whole blocks are not in the cache.
+    /// Fills the bio from the cache with what it wants of its first block, if that is there,
+    /// and cuts the bio to it. Only parts of blocks are looked for: whole blocks are not kept.
     fn serve_from_cache(
         &self,
-        bio: Segments<'_>,
+        bio: &mut ReadBio<'_, Self>,
         wanted: &Range<Bytes>,
-        blocks: &Range<u64>,
+        block: u64,
     ) -> bool {
-        let content = self.content(blocks);
-        if content == *wanted || blocks.end.saturating_sub(blocks.start) > 2 {
+        let content = self.content(&(block..block.saturating_add(1)));
+        if content.start == wanted.start && content.end <= wanted.end {
             return false;
         }
-        let cache = self.shared.cache.cache();
-        let Some(first) = cache.get(self.key(blocks.start)) else {
+        let Some(kept) = self.shared.cache.cache().get(self.key(block)) else {
             return false;
         };
-        let mut hits: [Option<Block>; 2] = [Some(first), None];
-        let last = blocks.end.saturating_sub(1);
-        if last != blocks.start {
-            let Some(second) = cache.get(self.key(last)) else {
-                return false;
-            };
-            if let Some(slot) = hits.last_mut() {
-                *slot = Some(second);
-            }
-        }
-        let mut cursor = bio.cursor(0);
-        for (block, content) in blocks.clone().zip(hits.iter().flatten()) {
-            self.copy(content, block, wanted, &mut cursor);
-        }
+        let wanted = wanted.start..wanted.end.min(content.end);
+        bio.accept((wanted.end.saturating_sub(wanted.start) / SECTOR) as u32);
+        self.copy(&kept, block, &wanted, &mut bio.segments().cursor(0));
         self.counters.add(CACHE_HITS, 1);
         true
     }
