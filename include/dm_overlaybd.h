@@ -51,7 +51,8 @@ void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sect
 
 struct workqueue_struct *dm_ovbd_alloc_workqueue(const char *name);
 void dm_ovbd_init_work(struct work_struct *work, work_func_t func);
-void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work);
+void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work,
+			unsigned int nth);
 
 void dm_ovbd_ratelimit_init(struct ratelimit_state *state);
 

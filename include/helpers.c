@@ -73,9 +73,23 @@ void dm_ovbd_init_work(struct work_struct *work, work_func_t func)
 	INIT_WORK(work, func);
 }
 
-void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work)
+/*
+ * Queues @work for this CPU, or the @nth one after it. A worker of an unbound queue
+ * stays with the CPUs that share a cache with the one that it is queued for: in many
+ * virtual machines that is none other.
+ */
+void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work,
+			unsigned int nth)
 {
-	queue_work(queue, work);
+	unsigned int cpu = raw_smp_processor_id();
+
+	if (!nth) {
+		queue_work(queue, work);
+		return;
+	}
+	while (nth--)
+		cpu = cpumask_next_wrap(cpu, cpu_online_mask);
+	queue_work_on(cpu, queue, work);
 }
 
 void dm_ovbd_ratelimit_init(struct ratelimit_state *state)

@@ -11,9 +11,10 @@
 //! 2. The device below ends its bio, in any context. If that happened in the
 //!    task that submitted, and it may sleep there (a ramdisk), the work goes on at
 //!    once. Otherwise it is handed over to the work queue, once.
-//! 3. [`Reader::process`] is called for each part of the read, on several CPUs
-//!    if there are several parts. The part that finishes last gives the buffer
-//!    back and ends the bio.
+//! 3. [`Reader::process`] is called for each part of the read. If there are several
+//!    parts and CPUs, several workers take one part after the other, so that one that
+//!    is late, or has the next read to send as well, does less. The worker that finishes
+//!    last gives the buffer back and ends the bio.
 //!
 //! A work item never waits for I/O or memory.
 
@@ -23,7 +24,7 @@ use super::{
     reserve::Buffer,
     segments::Segments,
     target::Target,
-    work::WorkQueue,
+    work::{online_cpus, WorkQueue},
 };
 use crate::bindings;
 use core::{
@@ -38,7 +39,9 @@ use kernel::{
 };
 
 /// How many parts a read may be split into.
-pub(crate) const MAX_PARTS: usize = 4;
+pub(crate) const MAX_PARTS: u32 = 8;
+/// How many workers a read may have.
+const MAX_WORKERS: usize = 4;
 
 /// A target that reads from below and computes what its bios get.
 pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
@@ -49,7 +52,7 @@ pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
     fn queue(&self) -> &WorkQueue;
 
     /// Into how many parts a read is to be split: 1 to [`MAX_PARTS`].
-    fn parts(&self, job: &Self::Job) -> usize;
+    fn parts(&self, job: &Self::Job) -> u32;
 
     /// Fills the bio's part number `part` from `data`, which was read from below.
     /// Task context; may wait for the CPU, but not for I/O or memory.
@@ -69,13 +72,12 @@ pub(crate) struct Extent {
     pub(crate) bytes: u32,
 }
 
-/// One part of a read, as a work item.
+/// A work item that works on a read.
 #[repr(C)]
-struct Part<T: Reader> {
-    /// The first field, so that a pointer to it is one to the part.
+struct Worker<T: Reader> {
+    /// The first field, so that a pointer to it is one to the worker.
     work: Opaque<bindings::work_struct>,
     read: *mut InFlight<T>,
-    index: u32,
 }
 
 /// The state of a read, in the memory that dm core allocates along with a bio.
@@ -86,8 +88,9 @@ struct Part<T: Reader> {
 ///
 /// - `clone` is the bio that it belongs to, `target` its target, which outlives it.
 /// - `lower` and `segment` are initialised, and in use until `lower` has ended.
-/// - From then on `pending` counts the parts that have not yet finished. These
+/// - From then on `pending` counts the workers that have not yet finished. These
 ///   share the read; the one that finishes last owns it.
+/// - Each part below `next` was taken by one worker.
 pub(crate) struct InFlight<T: Reader> {
     target: *const T,
     clone: *mut bindings::bio,
@@ -95,6 +98,9 @@ pub(crate) struct InFlight<T: Reader> {
     submitter: *mut bindings::task_struct,
     /// How `lower` ended.
     below: Status,
+    /// The number of parts; 0 if there is nothing to work on.
+    parts: u32,
+    next: Atomic<u32>,
     pending: Atomic<u32>,
     /// The bio for the device below, and its one segment: the buffer.
     lower: MaybeUninit<bindings::bio>,
@@ -103,7 +109,7 @@ pub(crate) struct InFlight<T: Reader> {
     bytes: u32,
     buffer: Buffer,
     job: T::Job,
-    parts: [MaybeUninit<Part<T>>; MAX_PARTS],
+    workers: [MaybeUninit<Worker<T>>; MAX_WORKERS],
 }
 
 impl<'a, T: Reader> ReadBio<'a, T> {
@@ -131,13 +137,15 @@ impl<'a, T: Reader> ReadBio<'a, T> {
             clone,
             submitter: Task::current_raw(),
             below: Status::OK,
+            parts: 0,
+            next: Atomic::new(0),
             pending: Atomic::new(0),
             lower: MaybeUninit::uninit(),
             segment: MaybeUninit::uninit(),
             bytes: extent.bytes,
             buffer,
             job,
-            parts: [const { MaybeUninit::uninit() }; MAX_PARTS],
+            workers: [const { MaybeUninit::uninit() }; MAX_WORKERS],
         });
         let (lower, segment) = (read.lower.as_mut_ptr(), read.segment.as_mut_ptr());
         // SAFETY: The clone is ours.
@@ -168,7 +176,7 @@ impl<T: Reader> InFlight<T> {
     ///
     /// Only called by the block layer, once, for a bio that [`ReadBio::fetch`] submitted.
     unsafe extern "C" fn lower_end_io(lower: *mut bindings::bio) {
-        // SAFETY: `fetch` stored it there; nobody else uses the read until it has parts.
+        // SAFETY: `fetch` stored it there; nobody else uses the read until it has workers.
         let read = unsafe { &mut *(*lower).bi_private.cast::<Self>() };
         // SAFETY: The bio has ended.
         read.below = unsafe {
@@ -177,85 +185,95 @@ impl<T: Reader> InFlight<T> {
         };
         // SAFETY: The target outlives the read.
         let target = unsafe { &*read.target };
-        let count = match read.below {
-            Status::OK => target.parts(&read.job).clamp(1, MAX_PARTS),
-            _ => 1,
-        };
+        if read.below == Status::OK {
+            read.parts = target.parts(&read.job).clamp(1, MAX_PARTS);
+        }
+        let count = online_cpus()
+            .clamp(1, MAX_WORKERS)
+            .min(read.parts.max(1) as usize);
         // SAFETY: It only looks at the current task.
         let here = unsafe { bindings::dm_ovbd_may_work_here(read.submitter) };
         read.prepare(count);
         let read = ptr::from_mut(read);
-        // SAFETY: `count` parts are prepared, and none of them was run. Part 0 is not
+        // SAFETY: `count` workers are prepared, and none of them was run. The first is not
         // queued if it is run here.
         unsafe {
             Self::queue(read, usize::from(here), count, target.queue());
             if here {
-                Self::run(read, 0);
+                Self::run(read);
             }
         }
     }
 
-    /// Prepares `count` parts.
+    /// Prepares `count` workers.
     fn prepare(&mut self, count: usize) {
         let read = ptr::from_mut(self);
-        for (index, slot) in (0..).zip(self.parts.iter_mut().take(count)) {
-            let part = slot.write(Part {
+        for slot in self.workers.iter_mut().take(count) {
+            let worker = slot.write(Worker {
                 work: Opaque::uninit(),
                 read,
-                index,
             });
             // SAFETY: The work item stays in place until it has run.
-            unsafe { bindings::dm_ovbd_init_work(part.work.get(), Some(Self::work)) };
+            unsafe { bindings::dm_ovbd_init_work(worker.work.get(), Some(Self::work)) };
         }
-        // INVARIANT: None of the parts has finished.
+        // INVARIANT: None of the workers has finished.
         self.pending.store(count as u32, ordering::Relaxed);
     }
 
-    /// Queues the parts from number `first` up to `end`.
+    /// Queues the workers from number `first` up to `end`, each for another CPU.
     ///
     /// # Safety
     ///
-    /// These parts are prepared, and neither queued nor run. `read` is not used after
-    /// the call, but for a part before `first`.
+    /// These workers are prepared, and neither queued nor run. `read` is not used after
+    /// the call, but for a worker before `first`.
     unsafe fn queue(read: *mut Self, first: usize, end: usize, queue: &WorkQueue) {
         for index in first..end {
-            // SAFETY: The part is pending, which keeps the read alive, until it is queued.
+            // SAFETY: The worker is pending, which keeps the read alive, until it is queued.
             unsafe {
-                let part = (&raw mut (*read).parts).cast::<Part<T>>().add(index);
-                queue.queue(Opaque::cast_into(&raw const (*part).work));
+                let worker = (&raw mut (*read).workers).cast::<Worker<T>>().add(index);
+                queue.queue(Opaque::cast_into(&raw const (*worker).work), index as u32);
             }
         }
     }
 
     /// # Safety
     ///
-    /// Only called by a work queue, for the work item of a part.
+    /// Only called by a work queue, for the work item of a worker.
     unsafe extern "C" fn work(work: *mut bindings::work_struct) {
-        const { assert!(offset_of!(Part<T>, work) == 0) };
-        // SAFETY: The work item is the first field of a `Part`, which is pending.
-        let part = unsafe { &*work.cast::<Part<T>>() };
-        // SAFETY: The part is pending, and its work item runs once.
-        unsafe { Self::run(part.read, part.index) };
+        const { assert!(offset_of!(Worker<T>, work) == 0) };
+        // SAFETY: The work item is the first field of a `Worker`, which is pending.
+        let worker = unsafe { &*work.cast::<Worker<T>>() };
+        // SAFETY: The worker is pending, and its work item runs once.
+        unsafe { Self::run(worker.read) };
     }
 
-    /// Does part number `index`, and ends the bio if it is the last to finish.
+    /// Takes parts until there are no more, and ends the bio if this is the last worker
+    /// to finish.
     ///
     /// # Safety
     ///
-    /// The part is pending, and run by nobody else. `read` is not used after the call.
-    unsafe fn run(read: *mut Self, index: u32) {
-        // SAFETY: While the part is pending, the read is there, and shared.
+    /// Called once for each worker that is pending. `read` is not used after the call.
+    unsafe fn run(read: *mut Self) {
+        // SAFETY: While the worker is pending, the read is there, and shared.
         let this = unsafe { &*read };
-        if this.below == Status::OK {
-            // SAFETY: The bio below has ended: the buffer is filled, and not written to.
+        if this.parts > 0 {
+            // SAFETY: The bio below has ended well: the buffer is filled, and not written to.
             let data = unsafe { this.buffer.as_slice(this.bytes as usize) };
-            // SAFETY: The clone does not end while a part is pending.
+            // SAFETY: The clone does not end while a worker is pending.
             let bio = unsafe { Segments::from_raw(this.clone) };
             // SAFETY: The target outlives the read.
-            unsafe { &*this.target }.process(&this.job, data, bio, index);
+            let target = unsafe { &*this.target };
+            loop {
+                // INVARIANT: The part was taken by nobody else.
+                let part = this.next.fetch_add(1, ordering::Relaxed);
+                if part >= this.parts {
+                    break;
+                }
+                target.process(&this.job, data, bio, part);
+            }
         }
         if this.pending.fetch_sub(1, ordering::Full) == 1 {
-            // SAFETY: This was the last part.
+            // SAFETY: This was the last worker.
             unsafe { Self::end(read) };
         }
     }
@@ -264,7 +282,7 @@ impl<T: Reader> InFlight<T> {
     ///
     /// # Safety
     ///
-    /// `read` is ours: all parts have finished. Its memory is gone after the call.
+    /// `read` is ours: all workers have finished. Its memory is gone after the call.
     unsafe fn end(read: *mut Self) {
         // SAFETY: By the requirement of this function.
         let this = unsafe { &*read };

@@ -36,14 +36,15 @@ impl WorkQueue {
         })
     }
 
-    /// Queues `work`.
+    /// Queues `work` for this CPU, or the `nth` one after it: those that share a cache with
+    /// that may run it.
     ///
     /// # Safety
     ///
     /// `work` is initialised, not queued, and valid until its function is called.
-    pub(super) unsafe fn queue(&self, work: *mut bindings::work_struct) {
+    pub(super) unsafe fn queue(&self, work: *mut bindings::work_struct, nth: u32) {
         // SAFETY: By the type's invariant and the requirements of this function.
-        unsafe { bindings::dm_ovbd_queue_work(self.queue.as_ptr(), work) };
+        unsafe { bindings::dm_ovbd_queue_work(self.queue.as_ptr(), work, nth) };
     }
 }
 

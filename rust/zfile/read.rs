@@ -40,7 +40,7 @@ pub(super) const MAX_READ: u32 = 256 * 1024;
 /// The most that one bio decompresses, in bytes; zeros take next to nothing below.
 const MAX_OUTPUT: Bytes = 1024 * 1024;
 
-/// The least output that is worth waking another CPU for, in bytes.
+/// The least output that is worth being a part, and waking another CPU for, in bytes.
 const MIN_PART: Bytes = 32 * 1024;
 
 /// The unit of compression, a power of two: turns bytes of the original file into
@@ -79,7 +79,7 @@ pub(crate) struct Job {
     wanted: Range<Bytes>,
     /// Length of the read, in sectors.
     sectors: u32,
-    parts: usize,
+    parts: u32,
     /// Nobody waits for the data yet.
     readahead: bool,
     failed: Atomic<bool>,
@@ -187,11 +187,13 @@ impl Zfile {
     }
 
     /// Into how many parts the work on `blocks` is worth splitting.
-    fn part_count(&self, blocks: &Range<u64>) -> usize {
+    fn part_count(&self, blocks: &Range<u64>) -> u32 {
+        if online_cpus() == 1 {
+            return 1;
+        }
         let count = blocks.end.saturating_sub(blocks.start);
         let worth = self.blocks.start(count) / MIN_PART;
-        let most = MAX_PARTS.min(online_cpus());
-        worth.min(count).clamp(1, most as u64) as usize
+        worth.min(count).clamp(1, MAX_PARTS.into()) as u32
     }
 
     fn key(&self, block: u64) -> Key {
@@ -367,14 +369,14 @@ impl Reader for Zfile {
         &self.shared.queue
     }
 
-    fn parts(&self, job: &Job) -> usize {
+    fn parts(&self, job: &Job) -> u32 {
         job.parts
     }
 
     fn process(&self, job: &Job, data: &[u8], bio: Segments<'_>, part: u32) {
         let count = job.blocks.end.saturating_sub(job.blocks.start);
         let boundary = |part: u32| {
-            let offset = count.saturating_mul(part.into()) / job.parts.max(1) as u64;
+            let offset = count.saturating_mul(part.into()) / u64::from(job.parts.max(1));
             job.blocks.start.saturating_add(offset)
         };
         let blocks = boundary(part)..boundary(part.saturating_add(1));
