@@ -50,10 +50,9 @@ stage_others() {
 CORE_TREE=(
   usr/share/perl usr/share/doc usr/share/man usr/share/info usr/lib/python3.13 usr/lib/gcc usr/include usr/sbin
 )
-# The same and more, for the full run.
+# More, and larger files, for the full run.
 FULL_TREE=(
-  usr/share usr/libexec usr/lib/llvm-19/include usr/lib/x86_64-linux-gnu/perl usr/lib/python3.13 usr/lib/gcc
-  usr/include usr/sbin
+  usr/bin usr/sbin usr/share usr/libexec usr/include usr/lib/gcc usr/lib/python3.13 usr/lib/x86_64-linux-gnu/perl
 )
 
 tree_images_key() {

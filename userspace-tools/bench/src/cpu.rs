@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! CPU time of a command with all its processes, between marks that it prints.
+//! What a command with all its processes takes between marks that it prints: CPU time, or time on
+//! the wall.
 //!
 //! The command is User Mode Linux: its kernel and its programs are processes of this machine, and
 //! the scheduler counts their time to the nanosecond, however busy the machine is.
@@ -10,6 +11,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
@@ -22,17 +24,43 @@ use crate::sample::{Sample, Unit};
 pub enum Mark {
     /// Something begins.
     Begin,
+    /// It goes on after something that does not count.
+    Pause,
     /// It has ended.
     End {
-        /// What it was.
-        name: String,
+        /// What was read.
+        device: String,
+        /// How.
+        test: String,
+        /// What of it is of interest.
+        counts: Counts,
         /// How many blocks of 4 KiB were read; 0 if it was an activation.
         blocks: u64,
     },
 }
 
-/// Runs `command`, and writes samples to `out`: medians over all rounds.
-pub fn run(out: &Path, command: &[&str]) -> Result<()> {
+/// What is taken between two marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Counts {
+    /// The time that the CPUs spent.
+    Cpu,
+    /// The time that went by.
+    Wall,
+}
+
+impl Counts {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Wall => "wall",
+        }
+    }
+}
+
+/// Runs `command`, and adds samples to the file `out`. What is measured again and again makes
+/// rounds, of which the first has the number `round`.
+pub fn run(out: &Path, round: u32, command: &[&str]) -> Result<()> {
     let (program, arguments) = command.split_first().context("no command is named")?;
     let mut child = Command::new(program)
         .args(arguments)
@@ -45,73 +73,101 @@ pub fn run(out: &Path, command: &[&str]) -> Result<()> {
         .take()
         .zip(child.stdout.take())
         .context("the command has no pipes")?;
-    let mut rounds = Rounds::default();
-    let mut begin = 0;
+    let mut taken = Taken::new(round);
+    let mut begin = (0, Instant::now());
+    let mut spent = Spent::default();
     for line in BufReader::new(lines).lines() {
         let line = line.context("cannot read what the command prints")?;
         let Ok(mark) = serde_json::from_str(line.trim()) else {
             print(line.trim_end());
             continue;
         };
-        let now = cpu_time_below(child.id())?;
+        let wall = begin.1.elapsed().as_nanos() as u64;
+        let cpu = cpu_time_below(child.id())?;
         match mark {
-            Mark::Begin => begin = now,
-            Mark::End { name, blocks } => rounds.add(name, blocks, now.saturating_sub(begin)),
+            Mark::Begin => begin = (cpu, Instant::now()),
+            Mark::Pause => {
+                spent.cpu += cpu.saturating_sub(begin.0);
+                spent.wall += wall;
+            }
+            Mark::End {
+                device,
+                test,
+                counts,
+                blocks,
+            } => {
+                let spent = std::mem::take(&mut spent);
+                let spent = match counts {
+                    Counts::Cpu => spent.cpu,
+                    Counts::Wall => spent.wall,
+                };
+                taken.add(device, test, counts, blocks, spent);
+            }
         }
         answers
             .write_all(b"\n")
             .context("the command does not listen")?;
     }
     child.wait().context("cannot wait for the command")?;
-    let samples = rounds.samples();
     ensure!(
-        !samples.is_empty(),
+        !taken.samples.is_empty(),
         "the command set no marks; see what it printed"
     );
-    let lines = samples.iter().map(serde_json::to_string);
+    let lines = taken.samples.iter().map(serde_json::to_string);
     let text: Vec<String> = lines.collect::<Result<_, _>>()?;
-    fs::write(out, text.join("\n") + "\n")
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(out)
+        .and_then(|mut file| file.write_all((text.join("\n") + "\n").as_bytes()))
         .with_context(|| format!("cannot write {}", out.display()))
 }
 
-/// CPU times in nanoseconds, by name, one a round.
+/// Nanoseconds since the last end.
 #[derive(Default)]
-struct Rounds(BTreeMap<(String, u64), Vec<u64>>);
+struct Spent {
+    cpu: u64,
+    wall: u64,
+}
 
-impl Rounds {
-    fn add(&mut self, name: String, blocks: u64, nanoseconds: u64) {
-        self.0.entry((name, blocks)).or_default().push(nanoseconds);
+/// What was taken so far.
+struct Taken {
+    /// The number of the first round.
+    first: u32,
+    /// How often each test was done.
+    counts: BTreeMap<(String, String), u32>,
+    samples: Vec<Sample>,
+}
+
+impl Taken {
+    fn new(first: u32) -> Self {
+        Self {
+            first,
+            counts: BTreeMap::new(),
+            samples: Vec::new(),
+        }
     }
 
-    fn samples(self) -> Vec<Sample> {
-        let mut samples = Vec::new();
-        for ((device, blocks), mut times) in self.0 {
-            times.sort_unstable();
-            let Some(median) = times.get(times.len() / 2).map(|&time| time as f64) else {
-                continue;
-            };
-            let deviations = times.iter().map(|&time| (time as f64 - median).abs());
-            let mut deviations: Vec<f64> = deviations.collect();
-            deviations.sort_unstable_by(f64::total_cmp);
-            let spread = deviations.get(deviations.len() / 2).copied().unwrap_or(0.0) / median;
-            let (test, value, unit) = if blocks == 0 {
-                ("cpu-activation", median / 1e6, Unit::CpuMilliseconds)
-            } else {
-                ("cpu", median / blocks as f64, Unit::CpuNanoseconds)
-            };
-            for (test, value, unit) in [
-                (test.to_owned(), value, unit),
-                (format!("{test}-deviation"), spread, Unit::Ratio),
-            ] {
-                samples.push(Sample {
-                    device: device.clone(),
-                    test,
-                    value,
-                    unit,
-                });
-            }
-        }
-        samples
+    fn add(&mut self, device: String, test: String, counts: Counts, blocks: u64, spent: u64) {
+        let count = self
+            .counts
+            .entry((device.clone(), test.clone()))
+            .or_default();
+        let round = self.first + *count;
+        *count += 1;
+        let spent = spent as f64;
+        let (value, unit) = match (counts, blocks) {
+            (Counts::Cpu, 0) => (spent / 1e6, Unit::CpuMilliseconds),
+            (Counts::Cpu, _) => (spent / blocks as f64, Unit::CpuNanoseconds),
+            (Counts::Wall, _) => (spent / blocks.max(1) as f64, Unit::Nanoseconds),
+        };
+        self.samples.push(Sample {
+            device,
+            test,
+            value,
+            unit,
+            round: Some(round),
+        });
     }
 }
 
@@ -164,17 +220,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_become_medians() {
-        let mut rounds = Rounds::default();
-        for time in [30, 10, 20] {
-            rounds.add("a".to_owned(), 2, time);
+    fn what_comes_again_is_another_round() {
+        let mut taken = Taken::new(3);
+        for spent in [30, 10] {
+            taken.add("a".to_owned(), "t".to_owned(), Counts::Cpu, 2, spent);
         }
-        let samples = rounds.samples();
+        taken.add("b".to_owned(), "t".to_owned(), Counts::Wall, 1, 7);
+        let found = taken
+            .samples
+            .iter()
+            .map(|s| (s.device.as_str(), s.round, s.value, s.unit));
         assert_eq!(
-            (samples[0].value, samples[0].unit),
-            (10.0, Unit::CpuNanoseconds)
+            found.collect::<Vec<_>>(),
+            [
+                ("a", Some(3), 15.0, Unit::CpuNanoseconds),
+                ("a", Some(4), 5.0, Unit::CpuNanoseconds),
+                ("b", Some(3), 7.0, Unit::Nanoseconds),
+            ]
         );
-        assert_eq!(samples[1].value, 0.5);
     }
 
     #[test]

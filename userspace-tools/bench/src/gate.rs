@@ -160,6 +160,7 @@ mod tests {
             test: "seq".to_owned(),
             value: *value,
             unit: Unit::Instructions,
+            round: None,
         };
         values.iter().map(sample).collect()
     }

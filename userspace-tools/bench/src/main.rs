@@ -18,8 +18,12 @@ mod rows;
 mod sample;
 
 use std::io::Write;
+use std::num::ParseIntError;
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::Context;
 
 const USAGE: &str = "\
 Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the files of TREE
@@ -29,8 +33,12 @@ Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the f
        ovbd-bench guest-blocks DISK OTHERS ROUNDS
                                               the same, and what they are compared with
        ovbd-bench guest-core DISK PAGES       in the guest: costs, file systems
-       ovbd-bench guest-cpu DISK              in User Mode Linux: say what to take the time of
-       ovbd-bench cpu OUT COMMAND...          run that, and take its CPU time
+       ovbd-bench guest-cpu DISK ROUNDS [DEVICE...]
+                                              in User Mode Linux: read block devices,
+       ovbd-bench guest-cpu-files DISK ROUNDS [DEVICE...]
+                                              file systems,
+       ovbd-bench guest-scaling DISK CPUS     with so many CPUs; say what to take the time of
+       ovbd-bench cpu OUT ROUND COMMAND...    run that, and take its time; add it to OUT
        ovbd-bench gate SAMPLES BASELINES KERNEL
                                               judge them; BASELINES is a folder
        ovbd-bench rebase SAMPLES BASELINES KERNEL
@@ -54,8 +62,17 @@ fn main() -> ExitCode {
         ["guest-blocks", disk, others, rounds] => {
             guest::blocks::run(Path::new(disk), Path::new(others), rounds)
         }
-        ["guest-cpu", disk] => guest::cpu::run(Path::new(disk)),
-        ["cpu", out, command @ ..] => cpu::run(Path::new(out), command),
+        ["guest-cpu", disk, rounds, only @ ..] => {
+            number(rounds).and_then(|rounds| guest::cpu::devices(Path::new(disk), rounds, only))
+        }
+        ["guest-cpu-files", disk, rounds, only @ ..] => number(rounds)
+            .and_then(|rounds| guest::cpu::file_systems(Path::new(disk), rounds, only)),
+        ["guest-scaling", disk, cpus] => {
+            number(cpus).and_then(|cpus| guest::cpu::scaling(Path::new(disk), cpus))
+        }
+        ["cpu", out, round, command @ ..] => {
+            number(round).and_then(|round| cpu::run(Path::new(out), round, command))
+        }
         ["gate", samples, baselines, kernel] => {
             return gate::check(Path::new(samples), Path::new(baselines), kernel)
                 .unwrap_or_else(|error| failed(&error))
@@ -72,6 +89,11 @@ fn main() -> ExitCode {
         _ => return say(ExitCode::from(2), USAGE),
     };
     result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn number<T: FromStr<Err = ParseIntError>>(word: &str) -> anyhow::Result<T> {
+    word.parse()
+        .with_context(|| format!("'{word}' is no number"))
 }
 
 /// Prints a line. That nobody listens is no reason to stop measuring.

@@ -4,7 +4,7 @@
 
 mod opponents;
 
-use crate::sample::{Samples, Unit};
+use crate::sample::{median, Samples, Unit};
 
 /// A number, what it is held against, and how far above that it may be.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,12 +19,20 @@ pub struct Row {
     pub limit: f64,
     /// The ratio that is wanted.
     pub target: f64,
+    /// The ratios in the rounds, if there were several.
+    pub rounds: Vec<f64>,
 }
 
 impl Row {
-    /// Measured in terms of the limit.
+    /// Measured in terms of the limit: the median of the rounds.
     pub fn ratio(&self) -> f64 {
-        self.measured / self.limit
+        median(self.rounds.clone()).unwrap_or(self.measured / self.limit)
+    }
+
+    /// The least and the greatest ratio of a round.
+    pub fn spread(&self) -> Option<(f64, f64)> {
+        let least = self.rounds.iter().copied().reduce(f64::min)?;
+        Some((least, self.rounds.iter().copied().reduce(f64::max)?))
     }
 
     /// The target is reached.
@@ -72,13 +80,26 @@ impl Rows {
                 measured,
                 limit,
                 target,
+                rounds: Vec::new(),
             });
         }
     }
 }
 
-/// All rows for which there are numbers.
+/// All rows for which there are numbers, with the ratios of all rounds.
 pub fn rows(samples: &Samples) -> Vec<Row> {
+    let mut rows = of_medians(samples);
+    for round in samples.rounds() {
+        let of_round = of_medians(&round);
+        for row in rows.iter_mut().filter(|row| row.unit.is_of_rounds()) {
+            let same = of_round.iter().find(|found| found.name == row.name);
+            row.rounds.extend(same.map(Row::ratio));
+        }
+    }
+    rows
+}
+
+fn of_medians(samples: &Samples) -> Vec<Row> {
     let mut rows = Rows::default();
     for (bottom, prefix) in [("", ""), (" on null_blk", "null-")] {
         zfile_rows(&mut rows, samples, bottom, prefix);
@@ -88,6 +109,7 @@ pub fn rows(samples: &Samples) -> Vec<Row> {
     cost_rows(&mut rows, samples);
     cpu_rows(&mut rows, samples);
     opponents::rows(&mut rows, samples);
+    scaling_rows(&mut rows, samples);
     rows.0
 }
 
@@ -125,6 +147,9 @@ fn zfile_rows(rows: &mut Rows, samples: &Samples, bottom: &str, prefix: &str) {
     }
 }
 
+/// What fragments may add, of what they add to dm-linear.
+const FRAGMENTS: f64 = 1.3;
+
 /// Eight layers against one device that has the same, and against dm-linear.
 fn lsmt_rows(rows: &mut Rows, samples: &Samples) {
     for (stack, what, target) in [
@@ -142,6 +167,15 @@ fn lsmt_rows(rows: &mut Rows, samples: &Samples) {
                 target,
             );
         }
+    }
+    let more = |many, one| Some(samples.get(many, "seq")? - samples.get(one, "seq")?);
+    for (device, what) in [
+        ("linear-fine", "dm-linear"),
+        ("linear-fine-stacked", "dm-linear over dm-linear"),
+    ] {
+        let name = format!("what fragments add, sequential direct: that on {what}");
+        let (ours, theirs) = (more("lsmt-fine", "zfile"), more(device, "linear"));
+        rows.add(name, Unit::Instructions, ours, theirs, FRAGMENTS);
     }
     for (stack, what) in [("coarse", "raw layers"), ("fine", "raw fragments")] {
         for (test, title) in TESTS {
@@ -163,6 +197,7 @@ const FILE_SYSTEM_ROWS: [(&str, &str, &str, f64); 6] = [
     ("erofs-z4", "pages", "erofs-lz4-4k", 0.9),
 ];
 
+/// In CPU time: instructions take decompression for too dear against what misses the caches.
 fn file_system_rows(rows: &mut Rows, samples: &Samples) {
     for (ours, test, theirs, target) in FILE_SYSTEM_ROWS {
         let what = if test == "tree" {
@@ -170,9 +205,9 @@ fn file_system_rows(rows: &mut Rows, samples: &Samples) {
         } else {
             "random 4 KiB of files"
         };
-        let name = format!("{ours}, {what}: {theirs}");
-        let (measured, limit) = (samples.get(ours, test), samples.get(theirs, test));
-        rows.add(name, Unit::Instructions, measured, limit, target);
+        let name = format!("CPU time, {ours}, {what}: {theirs}");
+        let get = |device| samples.get(device, &format!("cpu-{test}"));
+        rows.add(name, Unit::CpuNanoseconds, get(ours), get(theirs), target);
     }
 }
 
@@ -248,7 +283,7 @@ const RAW_SHARE: f64 = 0.55;
 
 /// CPU time at the processor's own speed, sequential.
 fn cpu_rows(rows: &mut Rows, samples: &Samples) {
-    let get = |device| samples.get(device, "cpu");
+    let get = |device| samples.get(device, "cpu-seq");
     let unit = Unit::CpuNanoseconds;
     let limit = sum(get("lz4"), get("raw").map(|raw| RAW_SHARE * raw));
     let name = "CPU time, zfile, sequential: LZ4 + 0.55 raw".to_owned();
@@ -257,11 +292,35 @@ fn cpu_rows(rows: &mut Rows, samples: &Samples) {
     rows.add(name, unit, get("lsmt-coarse"), get("zfile"), 1.03);
     let more = |many, one| Some(get(many)? - get(one)?);
     let name = "CPU time that fragments add: that on dm-linear".to_owned();
-    let (ours, theirs) = (more("lsmt-fine", "zfile"), more("linear-fine", "linear"));
-    rows.add(name, unit, ours, theirs, 1.3);
+    let ours = more("lsmt-fine", "zfile");
+    rows.add(name, unit, ours, more("linear-fine", "linear"), FRAGMENTS);
+    let name = "CPU time that fragments add: that on dm-linear over dm-linear".to_owned();
+    let theirs = more("linear-fine-stacked", "linear");
+    rows.add(name, unit, ours, theirs, FRAGMENTS);
     let name = "activation of a layer of a million extents: 60 ms".to_owned();
     let measured = samples.get("extents-1m", "cpu-activation");
     rows.add(name, Unit::CpuMilliseconds, measured, Some(60.0), 1.0);
+}
+
+/// What the speed-up of two threads that only decompress has to be: that there were two CPUs.
+const LEAST_SPEEDUP: f64 = 1.8;
+/// How much of that speed-up is wanted.
+const SHARE: f64 = 0.85;
+
+/// A second CPU, in rounds in which there was one.
+fn scaling_rows(rows: &mut Rows, samples: &Samples) {
+    let speedup = |device| Some(samples.get(device, "wall-1")? / samples.get(device, "wall-2")?);
+    let control = speedup("lz4").filter(|&speedup| speedup >= LEAST_SPEEDUP);
+    for (device, what) in [
+        ("zfile stream", "a stream"),
+        ("zfile buffered", "a stream through the page cache"),
+        ("zfile readers", "four readers at random places"),
+        ("zfile two", "two devices"),
+    ] {
+        let name = format!("two CPUs, speed-up of LZ4 alone: that of {what}");
+        let target = 1.0 / SHARE;
+        rows.add(name, Unit::Speedup, control, speedup(device), target);
+    }
 }
 
 #[cfg(test)]
@@ -270,12 +329,60 @@ mod tests {
     use crate::sample::Sample;
 
     #[test]
+    fn rounds_are_compared_each_by_itself() {
+        let sample = |device: &str, value, round| Sample {
+            device: device.to_owned(),
+            test: "cpu-seq".to_owned(),
+            value,
+            unit: Unit::CpuNanoseconds,
+            round: Some(round),
+        };
+        // The second round was disturbed.
+        let all = [(0, 1.0), (1, 5.0), (2, 1.0)].map(|(round, factor)| {
+            ["zfile", "lsmt-coarse"].map(|device| sample(device, 10.0 * factor, round))
+        });
+        let found = rows(&all.into_iter().flatten().collect());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].rounds, [1.0; 3]);
+        assert_eq!(found[0].spread(), Some((1.0, 1.0)));
+    }
+
+    #[test]
+    fn a_round_without_a_second_cpu_does_not_count() {
+        let sample = |device: &str, test: &str, value, round| Sample {
+            device: device.to_owned(),
+            test: test.to_owned(),
+            value,
+            unit: Unit::Nanoseconds,
+            round: Some(round),
+        };
+        let all = [
+            sample("lz4", "wall-1", 20.0, 0),
+            sample("lz4", "wall-2", 10.0, 0),
+            sample("zfile stream", "wall-1", 20.0, 0),
+            sample("zfile stream", "wall-2", 12.5, 0),
+            sample("lz4", "wall-1", 20.0, 1),
+            sample("lz4", "wall-2", 15.0, 1),
+            sample("zfile stream", "wall-1", 20.0, 1),
+            sample("zfile stream", "wall-2", 20.0, 1),
+            sample("lz4", "wall-1", 20.0, 2),
+            sample("lz4", "wall-2", 10.0, 2),
+            sample("zfile stream", "wall-1", 20.0, 2),
+            sample("zfile stream", "wall-2", 12.5, 2),
+        ];
+        let found = rows(&all.into_iter().collect());
+        assert_eq!(found[0].rounds, [1.25, 1.25]);
+        assert!(!found[0].holds());
+    }
+
+    #[test]
     fn a_row_needs_all_its_numbers() {
         let sample = |device: &str, test: &str, value| Sample {
             device: device.to_owned(),
             test: test.to_owned(),
             value,
             unit: Unit::Instructions,
+            round: None,
         };
         let mut all = vec![sample("zfile", "seq", 150.0), sample("raw", "seq", 50.0)];
         assert_eq!(rows(&all.iter().cloned().collect()), []);

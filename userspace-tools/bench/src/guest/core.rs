@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::blocks::{text, Verity};
+use super::clock::Instructions;
 use super::device::{Bottom, Devices, Image};
 use super::gate::names;
 use super::{containers, costs, files, machine};
@@ -21,11 +22,12 @@ const FIRST_TOGETHER: &str = "merged-0.zfile";
 /// Everything, with `pages` random reads through each file system.
 pub fn run(disk: &Path, pages: &str) -> Result<()> {
     let pages = pages.parse().context("PAGES is no number")?;
+    let clock = Instructions::default();
     machine::touch_memory()?;
     let list = List::read(disk)?;
     let mut ram = Ramdisks::new(disk, &list)?;
     for name in FILE_SYSTEMS {
-        files::measure(name, &ram.holding(name)?, kind(name), pages)?;
+        files::measure(&clock, name, &ram.holding(name)?, kind(name), pages)?;
     }
     let mut devices = Devices::open()?;
     for (name, of, ..) in COMPRESSED {
@@ -33,7 +35,7 @@ pub fn run(disk: &Path, pages: &str) -> Result<()> {
         let alone = list.alone(name)?;
         let image = Image::Zfile(name, false);
         let device = devices.make(name, &Bottom::new(&path, &alone)?, &image)?;
-        files::measure(name, &device, kind(of), pages)?;
+        files::measure(&clock, name, &device, kind(of), pages)?;
     }
     let verity = Verity {
         data: &ram.holding("erofs")?,
@@ -42,17 +44,17 @@ pub fn run(disk: &Path, pages: &str) -> Result<()> {
         root: text(disk, &list, "erofs-root")?,
     };
     let device = verity.device(&mut devices)?;
-    files::measure("erofs-verity", &device, "erofs", pages)?;
+    files::measure(&clock, "erofs-verity", &device, "erofs", pages)?;
 
     let lowers = ram.overlaid()?;
-    files::measure_overlay("overlay-lz4-4k", &lowers, pages)?;
+    files::measure_overlay(&clock, "overlay-lz4-4k", &lowers, pages)?;
     let (together, behind) = ram.together()?;
     let bottom = Bottom::new(&together, &behind)?;
     for (stack, _) in STACKS {
         let name = format!("erofs-lsmt-{stack}");
         let image = Image::Lsmt(names(stack, ".zfile"));
         let device = devices.make(&name, &bottom, &image)?;
-        files::measure(&name, &device, "erofs", pages)?;
+        files::measure(&clock, &name, &device, "erofs", pages)?;
     }
     devices.remove_all()?;
     let (copy, _) = ram.together()?;
@@ -73,12 +75,12 @@ pub fn run(disk: &Path, pages: &str) -> Result<()> {
 }
 
 /// The kernel's name for the file system of an image.
-fn kind(image: &str) -> &str {
+pub fn kind(image: &str) -> &str {
     image.split('-').next().unwrap_or(image)
 }
 
 /// The ramdisks, each with an image at its beginning.
-struct Ramdisks<'a> {
+pub struct Ramdisks<'a> {
     disk: &'a Path,
     list: &'a List,
     empty: Vec<PathBuf>,
@@ -87,7 +89,7 @@ struct Ramdisks<'a> {
 
 impl<'a> Ramdisks<'a> {
     /// As many as there can be images, none of which is there yet.
-    fn new(disk: &'a Path, list: &'a List) -> Result<Self> {
+    pub fn new(disk: &'a Path, list: &'a List) -> Result<Self> {
         let (_, together) = list.from(FIRST_TOGETHER)?;
         let lengths = list.items.iter().map(|item| item.length);
         let size = lengths.max().unwrap_or(0).max(together.end());
@@ -119,7 +121,7 @@ impl<'a> Ramdisks<'a> {
     }
 
     /// The one that holds `name`.
-    fn holding(&mut self, name: &str) -> Result<PathBuf> {
+    pub fn holding(&mut self, name: &str) -> Result<PathBuf> {
         if let Some((_, path)) = self.holding.iter().find(|(held, _)| held == name) {
             return Ok(path.clone());
         }

@@ -73,6 +73,8 @@ pub enum Image {
     Lsmt(Vec<String>),
     /// The extents of layers as a table of dm-linear.
     Extents(Vec<String>),
+    /// The same, each layer on a dm-linear device of its own.
+    Stacked(Vec<String>),
 }
 
 /// The devices that exist. Those that layers lie on have names that end in the layer's.
@@ -107,7 +109,20 @@ impl Devices {
                 vec![zfile(bottom, bottom.list.item(file)?, *ignore_crc)?]
             }
             Image::Lsmt(layers) => vec![self.lsmt(name, bottom, layers)?],
-            Image::Extents(layers) => extents(bottom, layers)?,
+            Image::Extents(layers) => extents(bottom, layers, |layer| {
+                let item = bottom.list.item(layer)?;
+                Ok((bottom.name(), item.offset / SECTOR))
+            })?,
+            Image::Stacked(layers) => {
+                for layer in layers {
+                    let table = linear(bottom, bottom.list.item(layer)?);
+                    self.create(&below(name, layer), &[table])?;
+                }
+                extents(bottom, layers, |layer| {
+                    let path = node::mapper_path(&below(name, layer));
+                    Ok((path.display().to_string(), 0))
+                })?
+            }
         })
     }
 
@@ -122,7 +137,7 @@ impl Devices {
                 continue;
             }
             let table = zfile(bottom, item, true)?;
-            let path = self.create(&format!("{name}.{layer}"), &[table])?;
+            let path = self.create(&below(name, layer), &[table])?;
             let length = bottom.original_size(item)?;
             let source = FileSource::open(&path)?;
             let part = Part::new(Arc::new(source), path.clone(), 0, length);
@@ -198,8 +213,18 @@ fn zfile(bottom: &Bottom<'_>, item: &Item, ignore_crc: bool) -> Result<Target> {
     Ok(line(0, sectors, "zfile", args.to_string()))
 }
 
-/// What the lsmt target would do with `layers`, as lines of dm-linear.
-fn extents(bottom: &Bottom<'_>, names: &[String]) -> Result<Vec<Target>> {
+/// The device for a layer of the device `name`.
+fn below(name: &str, layer: &str) -> String {
+    format!("{name}.{layer}")
+}
+
+/// What the lsmt target would do with layers, as lines of dm-linear; `place` tells a layer's
+/// device and first sector.
+fn extents(
+    bottom: &Bottom<'_>,
+    names: &[String],
+    place: impl Fn(&str) -> Result<(String, Sectors)>,
+) -> Result<Vec<Target>> {
     let layers = bottom.layers(names)?;
     let map = Map::<Std>::build(
         &layers,
@@ -213,8 +238,8 @@ fn extents(bottom: &Bottom<'_>, names: &[String]) -> Result<Vec<Target>> {
         let name = names
             .get(usize::from(layer))
             .context("a layer that is not there")?;
-        let place = bottom.list.item(name)?.offset / SECTOR + sector;
-        let params = format!("{} {place}", bottom.name());
+        let (device, first) = place(name)?;
+        let params = format!("{device} {}", first + sector);
         table.push(line(extent.start, extent.len, "linear", params));
     }
     Ok(table)

@@ -6,16 +6,15 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
 use rustix::fs::Advice;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::{emit, machine};
+use super::clock::Clock;
+use super::machine;
 use crate::content::BLOCK;
 use crate::rng::Rng;
-use crate::sample::Unit;
 
 const PLACE: &str = "/mnt/bench";
 const PIECE: usize = 128 << 10;
@@ -24,64 +23,58 @@ const SEED: u64 = 2;
 const COLD_READS: usize = 2000;
 
 /// Measures the file system `kind` on `device`; `random` is the number of random reads.
-pub fn measure(name: &str, device: &Path, kind: &str, random: usize) -> Result<()> {
+pub fn measure(
+    clock: &impl Clock,
+    name: &str,
+    device: &Path,
+    kind: &str,
+    random: usize,
+) -> Result<()> {
     let mounted = Mounted::device(device, kind, PLACE)?;
-    measure_mounted(name, &mounted, random)?;
+    measure_mounted(clock, name, &mounted, random)?;
     mounted.unmount()
 }
 
 /// The same for overlayfs over EROFS on `devices`, the bottom first.
-pub fn measure_overlay(name: &str, devices: &[PathBuf], random: usize) -> Result<()> {
+pub fn measure_overlay(
+    clock: &impl Clock,
+    name: &str,
+    devices: &[PathBuf],
+    random: usize,
+) -> Result<()> {
     let layers = Mounted::layers(devices)?;
     let mounted = Mounted::overlay(&layers, PLACE)?;
-    measure_mounted(name, &mounted, random)?;
+    measure_mounted(clock, name, &mounted, random)?;
     mounted.unmount()?;
     layers.into_iter().try_for_each(Mounted::unmount)
 }
 
-fn measure_mounted(name: &str, mounted: &Mounted, random: usize) -> Result<()> {
+fn measure_mounted(clock: &impl Clock, name: &str, mounted: &Mounted, random: usize) -> Result<()> {
     // The first time, code and caches of the file system itself are cold as well.
     let files = mounted.files()?;
     machine::drop_caches()?;
-    let start = Instant::now();
-    let bytes = mounted.read_all()?;
-    let spent = start.elapsed().as_nanos() as f64;
-    emit(
-        name,
-        "tree",
-        spent / (bytes as f64 / BLOCK as f64),
-        Unit::Instructions,
-    );
+    clock.time(name, "tree", &mut || mounted.read_all())?;
 
     let places = places(&files, random);
-    let spent = read_cold(&places)?.as_nanos() as f64;
-    emit(
-        name,
-        "pages",
-        spent / places.len() as f64,
-        Unit::Instructions,
-    );
-    Ok(())
+    for part in places.chunks(COLD_READS) {
+        read_cold(clock, part)?;
+    }
+    clock.done(name, "pages", places.len() as u64)
 }
 
-/// The time that reading `places` takes, a part after the other from cold caches, so that few
-/// pages are there because of their neighbours.
-fn read_cold(places: &[(&Path, u64)]) -> Result<Duration> {
-    let mut spent = Duration::ZERO;
-    let mut page = vec![0; BLOCK];
-    for part in places.chunks(COLD_READS) {
-        machine::drop_caches()?;
-        // Names are looked up before the clock starts.
-        for (path, _) in part {
-            fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
-        }
-        let start = Instant::now();
-        for (path, place) in part {
-            read_page(path, *place, &mut page)?;
-        }
-        spent += start.elapsed();
+/// Reads `places` from cold caches, so that few pages are there because of their neighbours.
+fn read_cold(clock: &impl Clock, places: &[(&Path, u64)]) -> Result<()> {
+    machine::drop_caches()?;
+    // Names are looked up before the clock starts.
+    for (path, _) in places {
+        fs::metadata(path).with_context(|| format!("cannot examine {}", path.display()))?;
     }
-    Ok(spent)
+    let mut page = vec![0; BLOCK];
+    clock.section(&mut || {
+        places
+            .iter()
+            .try_for_each(|(path, place)| read_page(path, *place, &mut page))
+    })
 }
 
 /// A file and its length.
@@ -139,7 +132,7 @@ impl Mounted {
     }
 
     fn new(device: &Path, kind: &str, place: &str, options: Option<String>) -> Result<Self> {
-        machine::modprobe(&[kind])?;
+        machine::know_file_system(kind)?;
         let place = PathBuf::from(place);
         fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
         let options = options.map(CString::new).transpose()?;
@@ -158,7 +151,7 @@ impl Mounted {
         Ok(files)
     }
 
-    /// Reads every file; returns how many bytes there were.
+    /// Reads every file; returns how many blocks there were.
     pub fn read_all(&self) -> Result<u64> {
         let mut files = Vec::new();
         collect(&self.place, &mut files)?;
@@ -176,7 +169,7 @@ impl Mounted {
             }
             bytes += length;
         }
-        Ok(bytes)
+        Ok(bytes / BLOCK as u64)
     }
 
     /// Takes it away.

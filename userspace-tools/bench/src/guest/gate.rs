@@ -79,9 +79,12 @@ pub fn devices(disk: &Path, ram: &Path, list: &List, effort: Effort) -> Result<(
         ("lsmt-raw-fine", Image::Lsmt(names("fine", ""))),
         ("linear-coarse", Image::Extents(names("coarse", ""))),
     ];
-    let fine = ("linear-fine", Image::Extents(names("fine", "")));
+    let fine = [
+        ("linear-fine", Image::Extents(names("fine", ""))),
+        ("linear-fine-stacked", Image::Stacked(names("fine", ""))),
+    ];
     measure("raw", &raw(ram, list)?, &Test::ALL, effort)?;
-    for (name, image) in images.iter().chain([&fine]) {
+    for (name, image) in images.iter().chain(&fine) {
         let path = devices.make(name, &on_ram, image)?;
         measure(name, &Area::whole(path, size), &Test::ALL, effort)?;
     }

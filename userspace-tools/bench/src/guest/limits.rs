@@ -104,26 +104,17 @@ impl Stored {
 
     /// Nanoseconds for `work` on every block, `rounds` times.
     pub fn run(&self, work: Work, rounds: u32) -> Result<u64> {
-        let mut device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(DEVICE)
-            .with_context(|| format!("cannot open {DEVICE}"))?;
-        let mut sum = 0;
-        let mut first = 0;
-        while first < self.zfile.block_count() {
+        self.jobs(work, rounds)?.run()
+    }
+
+    /// All blocks, ready for `work` to be done on them `rounds` times.
+    pub fn jobs(&self, work: Work, rounds: u32) -> Result<Jobs> {
+        let starts = (0..self.zfile.block_count()).step_by(JOB as usize);
+        let job = |first: u64| {
             let end = (first + JOB).min(self.zfile.block_count());
-            device
-                .write_all(&self.job(work, rounds, first, end)?)
-                .with_context(|| format!("{DEVICE} refuses blocks {first} to {end}"))?;
-            let mut nanoseconds = [0; 8];
-            device
-                .read_exact(&mut nanoseconds)
-                .with_context(|| format!("cannot read {DEVICE}"))?;
-            sum += u64::from_ne_bytes(nanoseconds);
-            first = end;
-        }
-        Ok(sum)
+            self.job(work, rounds, first, end)
+        };
+        Ok(Jobs(starts.map(job).collect::<Result<_>>()?))
     }
 
     /// The request for blocks `first` to `end`, `rounds` times.
@@ -159,5 +150,31 @@ impl Stored {
             lengths.push(length as u32);
         }
         Ok((lengths, bytes))
+    }
+}
+
+/// What the limits module is asked to do, one request after the other.
+pub struct Jobs(Vec<Vec<u8>>);
+
+impl Jobs {
+    /// Nanoseconds for all of it.
+    pub fn run(&self) -> Result<u64> {
+        let mut device = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(DEVICE)
+            .with_context(|| format!("cannot open {DEVICE}"))?;
+        let mut sum = 0;
+        for job in &self.0 {
+            device
+                .write_all(job)
+                .with_context(|| format!("{DEVICE} refuses a job"))?;
+            let mut nanoseconds = [0; 8];
+            device
+                .read_exact(&mut nanoseconds)
+                .with_context(|| format!("cannot read {DEVICE}"))?;
+            sum += u64::from_ne_bytes(nanoseconds);
+        }
+        Ok(sum)
     }
 }

@@ -113,6 +113,16 @@ pub fn modprobe(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Loads the module of a file system, unless the kernel knows that already.
+pub fn know_file_system(kind: &str) -> Result<()> {
+    let path = "/proc/filesystems";
+    let known = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    if known.split_whitespace().any(|word| word == kind) {
+        return Ok(());
+    }
+    modprobe(&[kind])
+}
+
 /// Copies the first `bytes` of a disk to another, past the page cache.
 pub fn copy(from: &Path, to: &Path, bytes: u64) -> Result<()> {
     copy_part(from, 0, to, bytes)

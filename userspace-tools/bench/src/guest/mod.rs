@@ -6,6 +6,7 @@
 //! nanosecond is an instruction, and what the host does meanwhile does not show.
 
 pub mod blocks;
+pub mod clock;
 mod containers;
 pub mod core;
 mod costs;
@@ -31,6 +32,7 @@ fn emit(device: &str, test: &str, value: f64, unit: Unit) {
         test: test.to_owned(),
         value,
         unit,
+        round: None,
     };
     // A structure of texts and numbers always has a form.
     print(serde_json::to_string(&sample).unwrap_or_default());

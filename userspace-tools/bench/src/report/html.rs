@@ -26,17 +26,30 @@ pub fn page(kernel: &str, samples: &Samples, rows: &[Row]) -> String {
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
          <title>dm-overlaybd: bench</title>\n<style>\n{STYLE}\n</style>\n\
          <h1>dm-overlaybd: what reading costs</h1>\n\
-         <p>Linux {}, emulated, counting instructions; see Documentation/performance.rst.</p>\n\
+         <p>Linux {}; see Documentation/performance.rst.</p>\n\
          <h2>Against the limits</h2>\n",
         escaped(kernel)
     );
     table(&mut page, rows);
-    page.push_str("<h2>Thousand instructions for each 4 KiB</h2>\n");
-    let counts = |s: &&Sample| s.unit == Unit::Instructions && s.device != "limit";
-    let counts: Samples = samples.all().iter().filter(counts).cloned().collect();
-    for test in names(&counts, |s| &s.test) {
-        let of_test: Vec<&Sample> = counts.all().iter().filter(|s| s.test == test).collect();
-        bars(&mut page, test, &of_test, 1e3);
+    let samples = samples.medians();
+    for (title, unit) in [
+        ("Thousand instructions for each 4 KiB", Unit::Instructions),
+        (
+            "Microseconds of CPU time for each 4 KiB",
+            Unit::CpuNanoseconds,
+        ),
+        ("Microseconds on the wall for each 4 KiB", Unit::Nanoseconds),
+    ] {
+        let counts = |s: &&Sample| s.unit == unit && s.device != "limit";
+        let counts: Samples = samples.all().iter().filter(counts).cloned().collect();
+        if !counts.all().is_empty() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(page, "<h2>{title}</h2>");
+        }
+        for test in names(&counts, |s| &s.test) {
+            let of_test: Vec<&Sample> = counts.all().iter().filter(|s| s.test == test).collect();
+            bars(&mut page, test, &of_test, 1e3);
+        }
     }
     let containers = |s: &&Sample| s.test == "containers";
     let of_containers: Vec<&Sample> = samples.all().iter().filter(containers).collect();
@@ -129,6 +142,7 @@ mod tests {
             test: "seq".to_owned(),
             value,
             unit: Unit::Instructions,
+            round: None,
         };
         let samples: Samples = [sample("raw", 2000.0), sample("zfile", 14_000.0)]
             .into_iter()
@@ -139,6 +153,7 @@ mod tests {
             measured: 14_000.0,
             limit: 2000.0,
             target: 1.0,
+            rounds: Vec::new(),
         };
         let page = page("7.3", &samples, &[row]);
         assert!(page.contains("a &lt; b") && page.contains("class=\"missed\""));

@@ -13,7 +13,7 @@ use crate::sample::{Samples, Unit};
 type Column = (&'static str, &'static str, f64, usize);
 
 /// Each with the sentence that says which table it is.
-const TABLES: [(&str, &[Column]); 5] = [
+const TABLES: [(&str, &[Column]); 8] = [
     (
         "Block devices, thousand instructions",
         &[
@@ -29,6 +29,24 @@ const TABLES: [(&str, &[Column]); 5] = [
         &[
             ("tree", "whole tree", 1e3, 2),
             ("pages", "random pages", 1e3, 2),
+        ],
+    ),
+    (
+        "CPU time of block devices",
+        &[("cpu-seq", "ns for each 4 KiB", 1.0, 0)],
+    ),
+    (
+        "CPU time of file systems",
+        &[
+            ("cpu-tree", "whole tree, µs", 1e3, 2),
+            ("cpu-pages", "random pages, µs", 1e3, 2),
+        ],
+    ),
+    (
+        "A second CPU",
+        &[
+            ("wall-1", "one CPU, ns", 1.0, 0),
+            ("wall-2", "two CPUs, ns", 1.0, 0),
         ],
     ),
     (
@@ -155,6 +173,7 @@ fn reached(rows: &[Row]) -> Table {
         "against",
         "ratio",
         "goal",
+        "of rounds",
         "",
     ]
     .map(str::to_owned)
@@ -167,6 +186,10 @@ fn reached(rows: &[Row]) -> Table {
             format!("{:.2}", row.limit / scale),
             format!("{:.3}", row.ratio()),
             format!("{:.2}", row.target),
+            row.spread().map_or_else(
+                || "–".to_owned(),
+                |(least, most)| format!("{least:.2} to {most:.2}"),
+            ),
             if row.holds() { "reached" } else { "missed" }.to_owned(),
         ]);
     }
@@ -218,6 +241,7 @@ mod tests {
             test: test.to_owned(),
             value,
             unit: Unit::Instructions,
+            round: None,
         };
         let samples: Samples = [
             sample("raw", "tree", 2340.0),

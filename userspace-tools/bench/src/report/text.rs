@@ -9,6 +9,7 @@ use crate::sample::{Sample, Samples, Unit};
 /// Prints all numbers: instructions for each block as a table for the gate's tests and one for
 /// the file systems, everything else as a list.
 pub fn samples(samples: &Samples) {
+    let samples = samples.medians();
     print("Thousand instructions for each 4 KiB:");
     let is_file_system = |s: &&Sample| matches!(s.test.as_str(), "tree" | "pages");
     let is_block = |s: &&Sample| s.device != "limit" && s.unit == Unit::Instructions;
@@ -71,13 +72,18 @@ pub fn rows(rows: &[Row]) {
     for row in rows {
         let verdict = if row.holds() { "reached" } else { "MISSED" };
         let (_, scale) = row.unit.shown();
+        let spread = row.spread().map(|(least, most)| {
+            let rounds = row.rounds.len();
+            format!(" ({rounds} rounds, {least:.3} to {most:.3})")
+        });
         print(format_args!(
-            "  {:<60}{:>10.2}{:>10.2}{:>8.3}{:>8.2}  {verdict}",
+            "  {:<60}{:>10.2}{:>10.2}{:>8.3}{:>8.2}  {verdict}{}",
             row.name,
             row.measured / scale,
             row.limit / scale,
             row.ratio(),
             row.target,
+            spread.unwrap_or_default(),
         ));
     }
     print("");
@@ -85,6 +91,7 @@ pub fn rows(rows: &[Row]) {
 
 /// Prints what `new` has that `old` has not, or otherwise.
 pub fn diff(old: &Samples, new: &Samples) {
+    let (old, new) = (old.medians(), new.medians());
     for sample in new.all() {
         let (unit, scale) = sample.unit.shown();
         let name = format!("{} {}", sample.device, sample.test);

@@ -80,6 +80,7 @@ mod tests {
             test: test.to_owned(),
             value,
             unit: Unit::Instructions,
+            round: None,
         };
         let samples: Samples = [
             sample("limit", "lz4", 100.0),
