@@ -24,6 +24,7 @@ pub mod image;
 pub mod list;
 mod lock;
 pub mod loopdev;
+mod module;
 pub mod mount;
 pub mod output;
 pub mod plan;

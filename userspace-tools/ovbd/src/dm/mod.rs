@@ -19,6 +19,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
+use crate::module;
 use crate::sys::{DmControl, DM_CONTROL_MINOR, MISC_MAJOR};
 use kmsg::KernelLog;
 use udev::Udev;
@@ -29,6 +30,8 @@ pub use names::{DevNo, Id, Info, Name};
 pub use wire::Target;
 
 const CONTROL: &str = "/dev/mapper/control";
+/// Of the project.
+const MODULE: &str = "dm-overlaybd";
 
 /// Room for an answer at first; it doubles until the answer fits.
 const ROOM: usize = 16 << 10;
@@ -105,15 +108,18 @@ impl Dm {
         Ok(answer.device_list())
     }
 
-    /// Makes sure that the kernel knows a target; this loads its module.
+    /// Makes sure that the kernel knows one of the project's targets; this loads their module.
     pub fn require_target(&self, target: &str) -> Result<[u32; 3]> {
-        let request = Buffer::new().name(target).room(ROOM);
-        self.run(&target, "find the target", Command::TargetVersion, request)
-            .ok()
-            .and_then(|answer| answer.target_version())
-            .ok_or_else(|| Error::NoTarget {
-                target: target.to_owned(),
-            })
+        let find = || {
+            let request = Buffer::new().name(target).room(ROOM);
+            self.run(&target, "find the target", Command::TargetVersion, request)
+                .ok()
+                .and_then(|answer| answer.target_version())
+                .ok_or_else(|| Error::NoTarget {
+                    target: target.to_owned(),
+                })
+        };
+        module::needing(MODULE, |_| true, find)
     }
 
     /// Makes a device without a table. EBUSY: the name or the UUID exists.

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::error::ExitCode;
+use crate::module;
 use probe::{FileSystem, KNOWN};
 
 /// What goes wrong with mounts.
@@ -215,7 +216,9 @@ pub fn mount(
     if !already {
         let nul = "an option cannot contain a NUL byte";
         let data = CString::new(data).map_err(|_| Error::Option(options.clone(), nul))?;
-        let result = rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data);
+        let result = module::needing(&fs_type, is_unknown, || {
+            rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data)
+        });
         result.map_err(|errno| Error::Mount {
             device: device.to_owned(),
             target: target.clone(),
@@ -232,6 +235,11 @@ pub fn mount(
         note,
         already,
     })
+}
+
+/// The kernel's answer to a file system that it does not know.
+fn is_unknown(error: &Errno) -> bool {
+    *error == Errno::NODEV
 }
 
 /// All mounts that this process sees.

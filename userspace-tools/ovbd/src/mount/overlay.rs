@@ -18,7 +18,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags,
 };
 
-use super::{table, Error};
+use super::{is_unknown, table, Error};
+use crate::module;
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
@@ -98,7 +99,8 @@ fn detached(context: &OwnedFd, flags: MountAttrFlags) -> io::Result<OwnedFd> {
 fn compose(lower: &File, folder: &OwnedFd, source: &str, flags: MountFlags) -> io::Result<OwnedFd> {
     let upper = subfolder(folder, UPPER, Mode::from_raw_mode(0o755))?;
     let work = subfolder(folder, WORK, Mode::RWXU)?;
-    let context = fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let open = || fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC);
+    let context = module::needing(FS_TYPE, is_unknown, open)?;
     fsconfig_set_string(&context, "source", source)?;
     // Descriptors: in paths, commas and colons would have to be escaped.
     fsconfig_set_fd(&context, "lowerdir+", lower)?;

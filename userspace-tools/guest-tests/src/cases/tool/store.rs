@@ -156,6 +156,10 @@ fn store_parallel(ctx: &mut Ctx) -> Result<()> {
         stocked.add(&format!("registry.example/app:{height}"), height)?;
     }
     let store = stocked.root()?;
+    // All of them want these modules at the same time. That one was not loaded is as well.
+    for module in ["overlay", "dm_overlaybd"] {
+        Command::new("rmmod").arg(module).output()?;
+    }
     let mut children = Vec::new();
     for number in 0..PROCESSES {
         let height = 1 + number % 3;
