@@ -29,7 +29,7 @@ pub fn run(disk: &Path, others: &Path, rounds: &str) -> Result<()> {
         rounds: rounds.parse().context("ROUNDS is no number")?,
         random_reads: RANDOM_READS,
     };
-    machine::touch_memory()?;
+    machine::settle_memory()?;
     let (list, other_list) = (List::read(disk)?, List::read(others)?);
     let size = list.end().max(other_list.end());
     let [ram, other_ram, raw_ram] = <[_; 3]>::try_from(machine::ram_disks(3, size)?)

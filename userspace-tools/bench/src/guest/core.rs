@@ -23,7 +23,7 @@ const FIRST_TOGETHER: &str = "merged-0.zfile";
 pub fn run(disk: &Path, pages: &str) -> Result<()> {
     let pages = pages.parse().context("PAGES is no number")?;
     let clock = Instructions::default();
-    machine::touch_memory()?;
+    machine::settle_memory()?;
     let list = List::read(disk)?;
     let mut ram = Ramdisks::new(disk, &list)?;
     for name in FILE_SYSTEMS {

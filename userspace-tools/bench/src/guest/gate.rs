@@ -31,7 +31,7 @@ const GATE: Effort = Effort {
 
 /// Every device in every test.
 pub fn run(disk: &Path) -> Result<()> {
-    machine::touch_memory()?;
+    machine::settle_memory()?;
     let list = List::read(disk)?;
     let ram = machine::ram_disks(1, list.end())?.remove(0);
     machine::copy(disk, &ram, list.end())?;

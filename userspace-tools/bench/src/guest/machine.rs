@@ -16,8 +16,13 @@ pub const O_DIRECT: i32 = 0o40000;
 
 const PIECE: usize = 1 << 20;
 
-/// Writes to nearly all free memory once, so that nothing later is the first to do so.
-pub fn touch_memory() -> Result<()> {
+/// Writes to nearly all free memory once, so that nothing later is the first to do so; and keeps
+/// pages small, so that direct access is no cheaper once the kernel has put a buffer's together.
+pub fn settle_memory() -> Result<()> {
+    let path = "/sys/kernel/mm/transparent_hugepage/enabled";
+    if Path::new(path).exists() {
+        fs::write(path, "never").with_context(|| format!("cannot write {path}"))?;
+    }
     // Taking the last of it would call the kernel's killer.
     let memory = vec![1u8; free_kib()? / 100 * 80 * 1024];
     std::hint::black_box(&memory);
