@@ -30,8 +30,27 @@ pub fn measure(
     kind: &str,
     random: usize,
 ) -> Result<()> {
+    tree(clock, name, device, kind)?;
+    pages(clock, name, device, kind, random)
+}
+
+/// The whole tree, alone.
+pub fn tree(clock: &impl Clock, name: &str, device: &Path, kind: &str) -> Result<()> {
     let mounted = Mounted::device(device, kind, PLACE)?;
-    measure_mounted(clock, name, &mounted, random)?;
+    measure_tree(clock, name, &mounted)?;
+    mounted.unmount()
+}
+
+/// Random pages, alone.
+pub fn pages(
+    clock: &impl Clock,
+    name: &str,
+    device: &Path,
+    kind: &str,
+    random: usize,
+) -> Result<()> {
+    let mounted = Mounted::device(device, kind, PLACE)?;
+    measure_pages(clock, name, &mounted, random)?;
     mounted.unmount()
 }
 
@@ -44,17 +63,21 @@ pub fn measure_overlay(
 ) -> Result<()> {
     let layers = Mounted::layers(devices)?;
     let mounted = Mounted::overlay(&layers, PLACE)?;
-    measure_mounted(clock, name, &mounted, random)?;
+    measure_tree(clock, name, &mounted)?;
+    measure_pages(clock, name, &mounted, random)?;
     mounted.unmount()?;
     layers.into_iter().try_for_each(Mounted::unmount)
 }
 
-fn measure_mounted(clock: &impl Clock, name: &str, mounted: &Mounted, random: usize) -> Result<()> {
+fn measure_tree(clock: &impl Clock, name: &str, mounted: &Mounted) -> Result<()> {
     // The first time, code and caches of the file system itself are cold as well.
-    let files = mounted.files()?;
+    mounted.files()?;
     machine::drop_caches()?;
-    clock.time(name, "tree", &mut || mounted.read_all())?;
+    clock.time(name, "tree", &mut || mounted.read_all())
+}
 
+fn measure_pages(clock: &impl Clock, name: &str, mounted: &Mounted, random: usize) -> Result<()> {
+    let files = mounted.files()?;
     let places = places(&files, random);
     for part in places.chunks(COLD_READS) {
         read_cold(clock, part)?;
