@@ -76,7 +76,8 @@ void dm_ovbd_init_work(struct work_struct *work, work_func_t func)
 /*
  * Queues @work for this CPU, or the @nth one after it. A worker of an unbound queue
  * stays with the CPUs that share a cache with the one that it is queued for: in many
- * virtual machines that is none other.
+ * virtual machines that is none other. If that one goes offline meanwhile, another
+ * runs it.
  */
 void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work,
 			unsigned int nth)

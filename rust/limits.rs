@@ -28,7 +28,8 @@ module! {
     license: "GPL v2",
 }
 
-#[allow(dead_code)] // What the module uses beyond this.
+// Both are dm-overlaybd's, which uses more of them.
+#[allow(dead_code)]
 mod bindings;
 #[allow(dead_code)]
 mod dm {
