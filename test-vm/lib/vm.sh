@@ -126,7 +126,8 @@ probe_kvm() {
 }
 
 # vm_boot SECONDS: returns QEMU's exit status, 124 when the time was up. The console goes
-# to $VM_CONSOLE; what programs write to /dev/ttyS1, to standard output and $VM_RESULTS.
+# to $VM_CONSOLE; what programs write to /dev/ttyS1, to standard output and $VM_RESULTS. What they
+# read there comes from $VM_INPUT, if there is one.
 vm_boot() {
   local kver=${VM_KVER:-$(kernel_release)} guest=${VM_GUEST:-$GUEST} vmlinuz accel cmdline
   vmlinuz=${VM_VMLINUZ:-$STOCK/usr/lib/modules/$kver/vmlinuz}
@@ -140,12 +141,14 @@ vm_boot() {
   # A panic ends QEMU; the limits allow for an emulated processor on a busy machine.
   cmdline="console=ttyS0 loglevel=5 panic=-1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 ${OVBD_VM_APPEND:-}"
   VM_ARGS+=(-smp "$VM_CPUS" -m "$VM_MEM" -nodefaults -no-user-config -display none -nic none -no-reboot)
+  # Emulated, string instructions move a byte at a time (and count so), where processors move a cache
+  # line: a kernel that is told that they are slow copies by words.
+  local cpu=max,-erms,-fsrm
   case $accel in
   kvm) VM_ARGS+=(-accel kvm -cpu host) ;;
   # The guest's clock counts its instructions, on one CPU: a nanosecond each, and none while idle.
-  # String instructions would count once a byte, where real processors move a cache line.
-  icount) VM_ARGS+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -cpu "max,-erms,-fsrm") ;;
-  *) VM_ARGS+=(-accel "tcg,thread=multi" -cpu max) ;;
+  icount) VM_ARGS+=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -cpu "$cpu") ;;
+  *) VM_ARGS+=(-accel "tcg,thread=multi" -cpu "$cpu") ;;
   esac
   if [ -n "$VM_INTERACTIVE" ]; then
     VM_ARGS+=(-chardev "stdio,id=console,mux=on,signal=off,logfile=/mnt/cache/${VM_CONSOLE#"$OVBD_CACHE"/}"
@@ -160,7 +163,7 @@ vm_boot() {
   if [ -n "$VM_INTERACTIVE" ]; then
     vm_qemu
   else
-    vm_qemu "$1" </dev/null | tee "$VM_RESULTS" || return
+    vm_qemu "$1" <"${VM_INPUT:-/dev/null}" | tee "$VM_RESULTS" || return
     if vm_died_early; then
       warn 'the kernel panicked before anything of ours ran in it: booting once more'
       vm_qemu "$1" </dev/null | tee "$VM_RESULTS"
