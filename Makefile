@@ -115,7 +115,7 @@ lint: ## formatting, clippy, shellcheck, where unsafe is
 	@test-vm/lint
 
 ##@ Measuring
-.PHONY: bench bench-full bench-gate bench-rebase bench-diff bench-tables
+.PHONY: bench bench-full bench-gate bench-rebase bench-diff bench-tables bench-profile
 BENCH_PREPARE = set -e; $(QUIET_SETUP); test-vm/build-module CONFIG_OVBD_LIMITS=m >/dev/null; \
   $(MAKE) static; cd userspace-tools; ../test-vm/with-cargo --in-root $(STATIC_UBLK)
 
@@ -126,6 +126,10 @@ bench: ## the gate, file systems, a userspace server, costs: tables, JSON, a pag
 bench-full: ## the same with more files and rounds, and CPU time (builds a kernel, once)
 	@$(BENCH_PREPARE)
 	@test-vm/bench --full
+
+bench-profile: ## where a read's instructions go, by function: make bench-profile DEVICE=zfile TEST=seq
+	@$(BENCH_PREPARE)
+	@test-vm/bench-profile $(or $(DEVICE),zfile) $(TEST)
 
 bench-diff: ## what changed between two results: make bench-diff OLD=FILE NEW=FILE
 	@$(CARGO) run --locked --release --quiet --package ovbd-bench -- diff $(abspath $(OLD)) $(abspath $(NEW))

@@ -98,11 +98,14 @@ tree_images() {
 
 # bench_boot NAME COMMAND DISK...: boots the machine that counts instructions; what the bench's
 # command prints is in $VM_RESULTS then. A DISK is NAME=FILE; the command names it /dev/disk/NAME.
-bench_boot() {
+bench_boot() { OVBD_ACCEL=icount VM_CPUS=1 bench_run "$@"; }
+
+# The same on a machine with two CPUs, each a thread of this one's.
+bench_boot_two() { OVBD_ACCEL=tcg VM_CPUS=2 bench_run "$@"; }
+
+bench_run() {
   local name=$1 command=$2 disk status=0
   shift 2
-  export OVBD_ACCEL=icount
-  VM_CPUS=1
   VM_MODULES=("$OVBD_CACHE/module/$(kernel_release)/ovbd-limits.ko")
   vm_new "$name"
   vm_products ovbd-bench

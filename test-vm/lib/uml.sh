@@ -4,9 +4,7 @@
 # User Mode Linux: the same kernel as an ordinary program, at the processor's own speed. For
 # measuring CPU time on machines without KVM; what is emulated only counts instructions.
 
-# There are two of them. CPU time is taken of one that is built for one CPU: on the other one, each
-# time that interrupts are locked out is a system call of the host's.
-declare -A UML_TREES=([1]=$OVBD_CACHE/uml-one [2]=$OVBD_CACHE/uml-two)   # with the program in linux
+UML_TREE=$OVBD_CACHE/uml   # with the program in linux
 UML_ROOT=$OVBD_CACHE/uml-root
 
 # PREEMPT counts preemption, as the stock kernel does: only then a reader may see that it may
@@ -22,22 +20,20 @@ UML_WITHOUT=(
   NET SOUND INPUT EROFS_FS_ZIP_LZMA AUTOFS_FS ISO9660_FS BINFMT_MISC IOSCHED_BFQ QUOTA
 )
 
-uml_key() { key "uml-4-$1" "$(tree_key)" "${UML_OPTIONS[@]}" "${UML_WITHOUT[@]}"; }
-uml_key_one() { uml_key 1; }
-uml_key_two() { uml_key 2; }
+uml_key() { key uml-4-1 "$(tree_key)" "${UML_OPTIONS[@]}" "${UML_WITHOUT[@]}"; }
 
-# stage_uml CPUS: from a clean tree, since that for modules of the stock kernel is prepared for
-# another architecture.
+# From a clean tree, since that for modules of the stock kernel is prepared for another
+# architecture. One CPU: a kernel for several makes a system call of the host's each time that it
+# locks interrupts out.
 stage_uml() {
-  local source tree=${UML_TREES[$1]} options=("${UML_OPTIONS[@]}")
-  [ "$1" -eq 1 ] || options+=(SMP)
+  local source
   source=$(source_package "$(kernel_release)")
-  rm -rf "$tree"
-  mkdir -p "$tree"
-  dpkg-deb --fsys-tarfile "$DEBS/${source}"_*.deb | tar -xO "./usr/src/$source.tar.xz" >"$tree/source.tar.xz"
-  in_root --bind "$tree:/mnt/uml" --chdir /mnt/uml tar -xf source.tar.xz --strip-components 1
-  rm "$tree/source.tar.xz"
-  in_root --bind "$tree:/mnt/uml" --chdir /mnt/uml sh -ec '
+  rm -rf "$UML_TREE"
+  mkdir -p "$UML_TREE"
+  dpkg-deb --fsys-tarfile "$DEBS/${source}"_*.deb | tar -xO "./usr/src/$source.tar.xz" >"$UML_TREE/source.tar.xz"
+  in_root --bind "$UML_TREE:/mnt/uml" --chdir /mnt/uml tar -xf source.tar.xz --strip-components 1
+  rm "$UML_TREE/source.tar.xz"
+  in_root --bind "$UML_TREE:/mnt/uml" --chdir /mnt/uml sh -ec '
     make() { command make ARCH=um CC=gcc-14 HOSTCC=gcc-14 -j"$(nproc)" "$@"; }
     make defconfig
     for option in $1; do scripts/config -e "$option"; done
@@ -51,29 +47,26 @@ stage_uml() {
       }
     done
     make
-  ' sh "${options[*]}" "${UML_WITHOUT[*]}"
+  ' sh "${UML_OPTIONS[*]}" "${UML_WITHOUT[*]}"
 }
-stage_uml_one() { stage_uml 1; }
-stage_uml_two() { stage_uml 2; }
 
-# uml_modules CPUS: the project's modules for it, into the folder dm-overlaybd of its tree.
+# The project's modules for it, into the folder dm-overlaybd of its tree.
 uml_modules() {
-  local tree=${UML_TREES[$1]}
-  mkdir -p "$tree/dm-overlaybd"
-  in_root --bind "$TOP:/mnt/src" --bind "$tree:/mnt/uml" \
+  mkdir -p "$UML_TREE/dm-overlaybd"
+  in_root --bind "$TOP:/mnt/src" --bind "$UML_TREE:/mnt/uml" \
     make -C /mnt/uml ARCH=um CC=gcc-14 HOSTCC=gcc-14 -j"$(nproc)" --no-print-directory \
     M=/mnt/src MO=/mnt/uml/dm-overlaybd CONFIG_OVBD_LIMITS=m modules
 }
 
-# uml_root CPUS PROGRAM...: the files that it runs with: the guest's base, the modules, and these
+# uml_root PROGRAM...: the files that it runs with: the guest's base, the modules, and these
 # static programs.
 uml_root() {
-  local program tree=${UML_TREES[$1]}
+  local program
   rm -rf "$UML_ROOT"
   cp -a "$GUEST/tree" "$UML_ROOT"
   mkdir -p "$UML_ROOT/opt"
-  cp "$tree"/dm-overlaybd/{dm-overlaybd,ovbd-limits}.ko "$UML_ROOT/opt/"
-  for program in "${@:2}"; do cp "$STATIC_BIN/$program" "$UML_ROOT/opt/"; done
+  cp "$UML_TREE"/dm-overlaybd/{dm-overlaybd,ovbd-limits}.ko "$UML_ROOT/opt/"
+  for program; do cp "$STATIC_BIN/$program" "$UML_ROOT/opt/"; done
   cat >"$UML_ROOT/init" <<'END'
 #!/bin/sh
 . /etc/profile
@@ -86,23 +79,22 @@ END
   chmod +x "$UML_ROOT/init"
 }
 
-# uml_bench NAME TREE ROUND CPUS MEMORY IMAGE COMMAND...: runs that command of the bench on a disk
-# with IMAGE, with so many CPUs, in the TREE for one or two; adds what it takes to
-# $BENCH/NAME.samples.
+# uml_bench NAME MEMORY IMAGE COMMAND...: runs that command of the bench on a disk with IMAGE; what it
+# takes goes to $BENCH/NAME.samples.
 uml_bench() {
-  local name=$1 tree=${UML_TREES[$2]} round=$3 cpus=$4 memory=$5 image=$6 kib log=$LOGS/bench-$1.log
-  uml_root "$2" ovbd-bench
-  shift 6
+  local name=$1 memory=$2 image=$3 kib log=$LOGS/bench-$1.log
+  uml_root ovbd-bench
+  shift 3
   say "/opt/ovbd-bench $1 /dev/ubda ${*:2}" >"$UML_ROOT/etc/run"
   kib=$(($(stat -c %s "$image") / 1024 + 1024))
   # A hung kernel ignores SIGTERM.
-  timeout -k 5 "$LIMIT" "$STATIC_BIN/ovbd-bench" cpu "$BENCH/$name.samples" "$round" \
-    "$VM_DIR/in-root" --bind "$tree:/mnt/uml" --bind "$UML_ROOT:/mnt/files" \
+  timeout -k 5 "$LIMIT" "$STATIC_BIN/ovbd-bench" cpu "$BENCH/$name.samples" \
+    "$VM_DIR/in-root" --bind "$UML_TREE:/mnt/uml" --bind "$UML_ROOT:/mnt/files" \
     --bind "$(dirname "$image"):/mnt/bench" \
-    /mnt/uml/linux "mem=$memory" "ncpus=$cpus" seccomp=on "ubd0r=/mnt/bench/${image##*/}" \
+    /mnt/uml/linux "mem=$memory" seccomp=on "ubd0r=/mnt/bench/${image##*/}" \
     root=/dev/root rootfstype=hostfs rootflags=/mnt/files rw init=/init con=null con0=fd:0,fd:1 \
-    quiet brd.rd_nr=64 "brd.rd_size=$kib" >>"$log" 2>&1 || {
+    quiet brd.rd_nr=64 "brd.rd_size=$kib" >"$log" 2>&1 || {
     tail -n 20 "$log"
-    fail "User Mode Linux did not come to the end of $1" "see $log"
+    fail "User Mode Linux did not come to the end of $name" "see $log"
   }
 }

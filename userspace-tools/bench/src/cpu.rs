@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! What a command with all its processes takes between marks that it prints: CPU time, or time on
-//! the wall.
+//! The CPU time that a command with all its processes takes between marks that it prints.
 //!
 //! The command is User Mode Linux: its kernel and its programs are processes of this machine, and
 //! the scheduler counts their time to the nanosecond, however busy the machine is.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{ensure, Context, Result};
 use serde::{Deserialize, Serialize};
@@ -32,35 +30,14 @@ pub enum Mark {
         device: String,
         /// How.
         test: String,
-        /// What of it is of interest.
-        counts: Counts,
         /// How many blocks of 4 KiB were read; 0 if it was an activation.
         blocks: u64,
     },
 }
 
-/// What is taken between two marks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Counts {
-    /// The time that the CPUs spent.
-    Cpu,
-    /// The time that went by.
-    Wall,
-}
-
-impl Counts {
-    /// Its name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Wall => "wall",
-        }
-    }
-}
-
-/// Runs `command`, and adds samples to the file `out`. What is measured again and again makes
-/// rounds, of which the first has the number `round`.
-pub fn run(out: &Path, round: u32, command: &[&str]) -> Result<()> {
+/// Runs `command`, and writes samples to the file `out`. What is measured again and again makes
+/// rounds.
+pub fn run(out: &Path, command: &[&str]) -> Result<()> {
     let (program, arguments) = command.split_first().context("no command is named")?;
     let mut child = Command::new(program)
         .args(arguments)
@@ -73,36 +50,24 @@ pub fn run(out: &Path, round: u32, command: &[&str]) -> Result<()> {
         .take()
         .zip(child.stdout.take())
         .context("the command has no pipes")?;
-    let mut taken = Taken::new(round);
-    let mut begin = (0, Instant::now());
-    let mut spent = Spent::default();
+    let mut taken = Taken::default();
+    let mut begin = 0;
+    let mut spent = 0;
     for line in BufReader::new(lines).lines() {
         let line = line.context("cannot read what the command prints")?;
         let Ok(mark) = serde_json::from_str(line.trim()) else {
             print(line.trim_end());
             continue;
         };
-        let wall = begin.1.elapsed().as_nanos() as u64;
         let cpu = cpu_time_below(child.id())?;
         match mark {
-            Mark::Begin => begin = (cpu, Instant::now()),
-            Mark::Pause => {
-                spent.cpu += cpu.saturating_sub(begin.0);
-                spent.wall += wall;
-            }
+            Mark::Begin => begin = cpu,
+            Mark::Pause => spent += cpu.saturating_sub(begin),
             Mark::End {
                 device,
                 test,
-                counts,
                 blocks,
-            } => {
-                let spent = std::mem::take(&mut spent);
-                let spent = match counts {
-                    Counts::Cpu => spent.cpu,
-                    Counts::Wall => spent.wall,
-                };
-                taken.add(device, test, counts, blocks, spent);
-            }
+            } => taken.add(device, test, blocks, std::mem::take(&mut spent)),
         }
         answers
             .write_all(b"\n")
@@ -115,51 +80,31 @@ pub fn run(out: &Path, round: u32, command: &[&str]) -> Result<()> {
     );
     let lines = taken.samples.iter().map(serde_json::to_string);
     let text: Vec<String> = lines.collect::<Result<_, _>>()?;
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(out)
-        .and_then(|mut file| file.write_all((text.join("\n") + "\n").as_bytes()))
+    fs::write(out, text.join("\n") + "\n")
         .with_context(|| format!("cannot write {}", out.display()))
 }
 
-/// Nanoseconds since the last end.
-#[derive(Default)]
-struct Spent {
-    cpu: u64,
-    wall: u64,
-}
-
 /// What was taken so far.
+#[derive(Default)]
 struct Taken {
-    /// The number of the first round.
-    first: u32,
     /// How often each test was done.
     counts: BTreeMap<(String, String), u32>,
     samples: Vec<Sample>,
 }
 
 impl Taken {
-    fn new(first: u32) -> Self {
-        Self {
-            first,
-            counts: BTreeMap::new(),
-            samples: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, device: String, test: String, counts: Counts, blocks: u64, spent: u64) {
+    fn add(&mut self, device: String, test: String, blocks: u64, spent: u64) {
         let count = self
             .counts
             .entry((device.clone(), test.clone()))
             .or_default();
-        let round = self.first + *count;
+        let round = *count;
         *count += 1;
         let spent = spent as f64;
-        let (value, unit) = match (counts, blocks) {
-            (Counts::Cpu, 0) => (spent / 1e6, Unit::CpuMilliseconds),
-            (Counts::Cpu, _) => (spent / blocks as f64, Unit::CpuNanoseconds),
-            (Counts::Wall, _) => (spent / blocks.max(1) as f64, Unit::Nanoseconds),
+        let (value, unit) = if blocks == 0 {
+            (spent / 1e6, Unit::CpuMilliseconds)
+        } else {
+            (spent / blocks as f64, Unit::CpuNanoseconds)
         };
         self.samples.push(Sample {
             device,
@@ -221,11 +166,11 @@ mod tests {
 
     #[test]
     fn what_comes_again_is_another_round() {
-        let mut taken = Taken::new(3);
+        let mut taken = Taken::default();
         for spent in [30, 10] {
-            taken.add("a".to_owned(), "t".to_owned(), Counts::Cpu, 2, spent);
+            taken.add("a".to_owned(), "t".to_owned(), 2, spent);
         }
-        taken.add("b".to_owned(), "t".to_owned(), Counts::Wall, 1, 7);
+        taken.add("b".to_owned(), "t".to_owned(), 0, 7_000_000);
         let found = taken
             .samples
             .iter()
@@ -233,9 +178,9 @@ mod tests {
         assert_eq!(
             found.collect::<Vec<_>>(),
             [
-                ("a", Some(3), 15.0, Unit::CpuNanoseconds),
-                ("a", Some(4), 5.0, Unit::CpuNanoseconds),
-                ("b", Some(3), 7.0, Unit::Nanoseconds),
+                ("a", Some(0), 15.0, Unit::CpuNanoseconds),
+                ("a", Some(1), 5.0, Unit::CpuNanoseconds),
+                ("b", Some(0), 7.0, Unit::CpuMilliseconds),
             ]
         );
     }

@@ -32,13 +32,15 @@ Usage: ovbd-bench content TREE MIB OUT        make a disk of images out of the f
        ovbd-bench guest-gate DISK             in the guest: read block devices
        ovbd-bench guest-blocks DISK OTHERS ROUNDS
                                               the same, and what they are compared with
+       ovbd-bench guest-profile DISK DEVICE TEST
+                                              one of its devices in one way, once it is told to
        ovbd-bench guest-core DISK PAGES       in the guest: costs, file systems
        ovbd-bench guest-cpu DISK ROUNDS [DEVICE...]
                                               in User Mode Linux: read block devices,
        ovbd-bench guest-cpu-files DISK ROUNDS [DEVICE...]
-                                              file systems,
-       ovbd-bench guest-scaling DISK CPUS     with so many CPUs; say what to take the time of
-       ovbd-bench cpu OUT ROUND COMMAND...    run that, and take its time; add it to OUT
+                                              file systems; say what to take the time of
+       ovbd-bench cpu OUT COMMAND...          run that, and take its CPU time
+       ovbd-bench guest-scaling DISK ROUNDS   in a guest of two CPUs: what the second is good for
        ovbd-bench gate SAMPLES BASELINES KERNEL
                                               judge them; BASELINES is a folder
        ovbd-bench rebase SAMPLES BASELINES KERNEL
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         ["content-core", dir, out] => content::make_core(Path::new(dir), Path::new(out)),
         ["content-others", gate, out] => content::make_others(Path::new(gate), Path::new(out)),
         ["guest-gate", disk] => guest::gate::run(Path::new(disk)),
+        ["guest-profile", disk, device, test] => guest::profile::run(Path::new(disk), device, test),
         ["guest-core", disk, pages] => guest::core::run(Path::new(disk), pages),
         ["guest-blocks", disk, others, rounds] => {
             guest::blocks::run(Path::new(disk), Path::new(others), rounds)
@@ -67,12 +70,10 @@ fn main() -> ExitCode {
         }
         ["guest-cpu-files", disk, rounds, only @ ..] => number(rounds)
             .and_then(|rounds| guest::cpu::file_systems(Path::new(disk), rounds, only)),
-        ["guest-scaling", disk, cpus] => {
-            number(cpus).and_then(|cpus| guest::cpu::scaling(Path::new(disk), cpus))
+        ["guest-scaling", disk, rounds] => {
+            number(rounds).and_then(|rounds| guest::scaling::run(Path::new(disk), rounds))
         }
-        ["cpu", out, round, command @ ..] => {
-            number(round).and_then(|round| cpu::run(Path::new(out), round, command))
-        }
+        ["cpu", out, command @ ..] => cpu::run(Path::new(out), command),
         ["gate", samples, baselines, kernel] => {
             return gate::check(Path::new(samples), Path::new(baselines), kernel)
                 .unwrap_or_else(|error| failed(&error))

@@ -29,6 +29,9 @@ const GATE: Effort = Effort {
     random_reads: 3000,
 };
 
+/// So many of the devices come again on null_blk.
+const ON_NULL: usize = 4;
+
 /// Every device in every test.
 pub fn run(disk: &Path) -> Result<()> {
     machine::settle_memory()?;
@@ -68,7 +71,26 @@ pub fn devices(disk: &Path, ram: &Path, list: &List, effort: Effort) -> Result<(
     let mut devices = Devices::open()?;
     let size = list.item("raw")?.length;
     let on_ram = Bottom::new(ram, list)?;
-    let images: [(&str, Image); 9] = [
+    let images = images();
+    measure("raw", &raw(ram, list)?, &Test::ALL, effort)?;
+    for (name, image) in &images {
+        let path = devices.make(name, &on_ram, image)?;
+        measure(name, &Area::whole(path, size), &Test::ALL, effort)?;
+    }
+
+    let on_null = Bottom::new(&null, list)?;
+    measure("null-raw", &raw(&null, list)?, &Test::RANDOM, effort)?;
+    for (name, image) in images.iter().take(ON_NULL) {
+        let name = format!("null-{name}");
+        let path = devices.make(&name, &on_null, image)?;
+        measure(&name, &Area::whole(path, size), &Test::RANDOM, effort)?;
+    }
+    devices.remove_all()
+}
+
+/// The devices, by name.
+pub fn images() -> Vec<(&'static str, Image)> {
+    vec![
         ("linear", Image::Linear("raw")),
         ("zfile", Image::Zfile("zfile", true)),
         ("zfile-crc", Image::Zfile("zfile", false)),
@@ -78,25 +100,9 @@ pub fn devices(disk: &Path, ram: &Path, list: &List, effort: Effort) -> Result<(
         ("lsmt-raw-coarse", Image::Lsmt(names("coarse", ""))),
         ("lsmt-raw-fine", Image::Lsmt(names("fine", ""))),
         ("linear-coarse", Image::Extents(names("coarse", ""))),
-    ];
-    let fine = [
         ("linear-fine", Image::Extents(names("fine", ""))),
         ("linear-fine-stacked", Image::Stacked(names("fine", ""))),
-    ];
-    measure("raw", &raw(ram, list)?, &Test::ALL, effort)?;
-    for (name, image) in images.iter().chain(&fine) {
-        let path = devices.make(name, &on_ram, image)?;
-        measure(name, &Area::whole(path, size), &Test::ALL, effort)?;
-    }
-
-    let on_null = Bottom::new(&null, list)?;
-    measure("null-raw", &raw(&null, list)?, &Test::RANDOM, effort)?;
-    for (name, image) in images.iter().take(4) {
-        let name = format!("null-{name}");
-        let path = devices.make(&name, &on_null, image)?;
-        measure(&name, &Area::whole(path, size), &Test::RANDOM, effort)?;
-    }
-    devices.remove_all()
+    ]
 }
 
 /// The layers of a stack in one form.
@@ -104,7 +110,8 @@ pub fn names(stack: &str, form: &str) -> Vec<String> {
     (0..LAYERS).map(|n| format!("{stack}-{n}{form}")).collect()
 }
 
-fn raw(disk: &Path, list: &List) -> Result<Area> {
+/// What is not compressed.
+pub fn raw(disk: &Path, list: &List) -> Result<Area> {
     let item = list.item("raw")?;
     Ok(Area {
         path: PathBuf::from(disk),

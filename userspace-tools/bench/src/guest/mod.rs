@@ -17,9 +17,11 @@ pub mod gate;
 mod limits;
 mod machine;
 mod peak;
+pub mod profile;
 mod read;
 #[allow(unsafe_code)]
 mod ring;
+pub mod scaling;
 mod ublk;
 
 use crate::print;
