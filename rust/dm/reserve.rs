@@ -110,13 +110,14 @@ impl Reserve {
     }
 
     /// A buffer of `want` bytes; if there is none, a smaller one, of `least` bytes
-    /// at least, which is not more than the reserve holds. `None` if the read
-    /// would have to wait and may not.
+    /// at least, which is not more than the reserve holds. Calls `no_memory` before
+    /// it waits for the reserve; `None` if the read would have to and may not.
     pub(crate) fn buffer(
         self: &Arc<Self>,
         want: usize,
         least: usize,
         wait: bool,
+        no_memory: impl FnOnce(),
     ) -> Option<Buffer> {
         let pages = self.take_idle(want);
         // From the best fit down: a smaller buffer makes a shorter read.
@@ -125,7 +126,10 @@ impl Reserve {
         Some(Buffer {
             pages: Some(match pages {
                 Some(pages) => pages,
-                None => self.wait_for_reserve(wait)?,
+                None => {
+                    no_memory();
+                    self.wait_for_reserve(wait)?
+                }
             }),
             owner: self.clone(),
         })

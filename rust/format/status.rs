@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! zfile: lz4|zstd block_size N blocks N size N read_sectors N decompressed_bytes N
-//!        cache_hits N crc_errors N decompress_errors N io_errors N
+//!        cache_hits N reserve_waits N crc_errors N decompress_errors N io_errors N
 //! lsmt:  layers N extents N size N reads N zero_sectors N tail_sectors N
 //! ```
 
@@ -47,6 +47,9 @@ pub struct ZfileStatus {
     pub decompressed_bytes: Bytes,
     /// Reads that were answered from the cache of decompressed blocks.
     pub cache_hits: u64,
+    /// Reads for which there was no memory: they waited for the device's reserve, or were told to
+    /// come again if they may not wait.
+    pub reserve_waits: u64,
     /// Blocks whose CRC was wrong.
     pub crc_errors: u64,
     /// Blocks that could not be decompressed.
@@ -55,13 +58,14 @@ pub struct ZfileStatus {
     pub io_errors: u64,
 }
 
-const ZFILE_KEYS: [&str; 9] = [
+const ZFILE_KEYS: [&str; 10] = [
     "block_size",
     "blocks",
     "size",
     "read_sectors",
     "decompressed_bytes",
     "cache_hits",
+    "reserve_waits",
     "crc_errors",
     "decompress_errors",
     "io_errors",
@@ -79,7 +83,7 @@ impl ZfileStatus {
         let values = words.values(ZFILE_KEYS)?;
         words.finish()?;
         let [block_size, blocks, size, read_sectors, decompressed_bytes, rest @ ..] = values;
-        let [cache_hits, crc_errors, decompress_errors, io_errors] = rest;
+        let [cache_hits, reserve_waits, crc_errors, decompress_errors, io_errors] = rest;
         Ok(Self {
             algorithm,
             block_size,
@@ -88,6 +92,7 @@ impl ZfileStatus {
             read_sectors,
             decompressed_bytes,
             cache_hits,
+            reserve_waits,
             crc_errors,
             decompress_errors,
             io_errors,
@@ -104,6 +109,7 @@ impl fmt::Display for ZfileStatus {
             self.read_sectors,
             self.decompressed_bytes,
             self.cache_hits,
+            self.reserve_waits,
             self.crc_errors,
             self.decompress_errors,
             self.io_errors,

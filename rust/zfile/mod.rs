@@ -45,9 +45,10 @@ const MIN_RESERVE: usize = 32 * 1024;
 const SECTORS_READ: usize = 0;
 const BYTES_DECOMPRESSED: usize = 1;
 const CACHE_HITS: usize = 2;
-const BLOCKS_BAD_CRC: usize = 3;
-const BLOCKS_CORRUPT: usize = 4;
-const READS_FAILED: usize = 5;
+const RESERVE_WAITS: usize = 3;
+const BLOCKS_BAD_CRC: usize = 4;
+const BLOCKS_CORRUPT: usize = 5;
+const READS_FAILED: usize = 6;
 
 /// A ZFile on a block device.
 #[pin_data]
@@ -65,7 +66,7 @@ pub(crate) struct Zfile {
     ignore_crc: bool,
     reserve: Arc<Reserve>,
     shared: Member,
-    counters: Counters<6>,
+    counters: Counters<7>,
     name: DeviceName,
     #[pin]
     log: RateLimit,
@@ -153,7 +154,7 @@ impl Target for Zfile {
     fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> core::fmt::Result {
         match kind {
             StatusKind::Info => {
-                let [read_sectors, decompressed_bytes, cache_hits, crc_errors, decompress_errors, io_errors] =
+                let [read_sectors, decompressed_bytes, cache_hits, reserve_waits, crc_errors, decompress_errors, io_errors] =
                     self.counters.sums();
                 let status = ZfileStatus {
                     algorithm: self.file.algorithm(),
@@ -163,6 +164,7 @@ impl Target for Zfile {
                     read_sectors,
                     decompressed_bytes,
                     cache_hits,
+                    reserve_waits,
                     crc_errors,
                     decompress_errors,
                     io_errors,

@@ -9,7 +9,7 @@
 use super::{
     cache::{Block, Key},
     Zfile, BLOCKS_BAD_CRC, BLOCKS_CORRUPT, BYTES_DECOMPRESSED, CACHE_HITS, READS_FAILED,
-    SECTORS_READ,
+    RESERVE_WAITS, SECTORS_READ,
 };
 use crate::dm::{
     bio::{Mapped, ReadBio, Status},
@@ -158,7 +158,10 @@ impl Zfile {
         let blocks = self.fit(blocks, MAX_READ as usize);
         let want = self.extent_len(blocks.clone());
         let least = self.extent_len(blocks.start..blocks.start.saturating_add(1));
-        let Some(buffer) = self.reserve.buffer(want, least, bio.may_wait()) else {
+        let Some(buffer) = self
+            .reserve
+            .buffer(want, least, bio.may_wait(), || self.counters.add(RESERVE_WAITS, 1))
+        else {
             return bio.end(Status::AGAIN);
         };
         let blocks = self.fit(blocks, buffer.len());

@@ -7,7 +7,8 @@ use overlaybd_format::zfile::Algorithm;
 use proptest::prelude::*;
 
 const ZFILE: &str = "zstd block_size 4096 blocks 9 size 36001 read_sectors 4 \
-    decompressed_bytes 5 cache_hits 6 crc_errors 7 decompress_errors 8 io_errors 10";
+    decompressed_bytes 5 cache_hits 6 reserve_waits 11 crc_errors 7 \
+    decompress_errors 8 io_errors 10";
 
 const LSMT: &str = "layers 3 extents 44 size 2048 reads 5 zero_sectors 6 tail_sectors 1";
 
@@ -21,6 +22,7 @@ fn lines_are_as_documented() {
         read_sectors: 4,
         decompressed_bytes: 5,
         cache_hits: 6,
+        reserve_waits: 11,
         crc_errors: 7,
         decompress_errors: 8,
         io_errors: 10,
@@ -67,7 +69,7 @@ fn wrong_lines_are_refused() {
 
 proptest! {
     #[test]
-    fn zfile_round_trip(zstd: bool, values: [u64; 9]) {
+    fn zfile_round_trip(zstd: bool, values: [u64; 10]) {
         let status = ZfileStatus {
             algorithm: if zstd { Algorithm::Zstd } else { Algorithm::Lz4 },
             block_size: values[0],
@@ -76,9 +78,10 @@ proptest! {
             read_sectors: values[3],
             decompressed_bytes: values[4],
             cache_hits: values[5],
-            crc_errors: values[6],
-            decompress_errors: values[7],
-            io_errors: values[8],
+            reserve_waits: values[6],
+            crc_errors: values[7],
+            decompress_errors: values[8],
+            io_errors: values[9],
         };
         prop_assert_eq!(ZfileStatus::parse(&status.to_string()), Ok(status));
     }

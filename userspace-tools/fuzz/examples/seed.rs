@@ -55,7 +55,7 @@ fn main() -> io::Result<()> {
         "status",
         "zfile",
         b"zstd block_size 4096 blocks 9 size 36001 read_sectors 4 \
-        decompressed_bytes 5 cache_hits 6 crc_errors 7 decompress_errors 8 io_errors 10",
+        decompressed_bytes 5 cache_hits 6 reserve_waits 11 crc_errors 7 decompress_errors 8 io_errors 10",
     )?;
     write(
         "status",

@@ -63,6 +63,7 @@ fn zfile(ctx: &mut Ctx, codec: Codec) -> Result<()> {
         read_sectors: 0,
         decompressed_bytes: 0,
         cache_hits: 0,
+        reserve_waits: 0,
         crc_errors: 0,
         decompress_errors: 0,
         io_errors: 0,

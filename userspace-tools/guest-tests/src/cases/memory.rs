@@ -107,6 +107,10 @@ fn reserve(ctx: &mut Ctx) -> Result<()> {
     })?;
     let status = zfile.status(ctx)?;
     ensure!(status.io_errors == 0, "{status}");
+    ensure!(
+        status.reserve_waits > READS * READERS as u64 / 2,
+        "{status}"
+    );
     // What was lent came back.
     device.whole(Mode::Direct, BLOCK as usize)
 }

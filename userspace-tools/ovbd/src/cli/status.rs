@@ -113,6 +113,9 @@ fn counters_text(c: &LayerCounters) -> String {
         Human(c.decompressed_bytes),
         c.cache_hits
     );
+    if c.reserve_waits > 0 {
+        text += &format!("  {} reads had to wait for memory\n", c.reserve_waits);
+    }
     if c.crc_errors + c.decompress_errors + c.io_errors > 0 {
         text += &format!(
             "  ERRORS: {} CRC, {} decompression, {} reads\n",
@@ -136,6 +139,7 @@ mod tests {
             read_sectors: 4,
             decompressed_bytes: 8192,
             cache_hits: 1,
+            reserve_waits: 0,
             crc_errors: 0,
             decompress_errors: 0,
             io_errors: 0,
@@ -143,6 +147,10 @@ mod tests {
         let fine = "  lz4, 10 blocks of 4.00 KiB, 39.1 KiB\n  2.00 KiB read, 8.00 KiB \
                     decompressed, 1 cache hits\n";
         assert_eq!(counters_text(&counters), fine);
+        counters.reserve_waits = 3;
+        let waited = format!("{fine}  3 reads had to wait for memory\n");
+        assert_eq!(counters_text(&counters), waited);
+        counters.reserve_waits = 0;
         counters.crc_errors = 2;
         let bad = counters_text(&counters);
         assert_eq!(

@@ -36,7 +36,7 @@ mod tests {
             let blocks = (1u64 << 30) / block_size;
             let line = format!(
                 "lz4 block_size {block_size} blocks {blocks} size 1073741824 read_sectors 0 \
-                 decompressed_bytes 0 cache_hits 0 crc_errors 0 decompress_errors 0 io_errors 0"
+                 decompressed_bytes 0 cache_hits 0 reserve_waits 0 crc_errors 0 decompress_errors 0 io_errors 0"
             );
             layer(&ZfileStatus::parse(&line).unwrap())
         };

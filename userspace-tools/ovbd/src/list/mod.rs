@@ -231,6 +231,7 @@ fn layer_counters(status: &ZfileStatus) -> LayerCounters {
         read_sectors: status.read_sectors,
         decompressed_bytes: status.decompressed_bytes,
         cache_hits: status.cache_hits,
+        reserve_waits: status.reserve_waits,
         crc_errors: status.crc_errors,
         decompress_errors: status.decompress_errors,
         io_errors: status.io_errors,
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn counters_are_read_from_status_lines() {
         let line = "zstd block_size 4096 blocks 3 size 9000 read_sectors 8 decompressed_bytes \
-                    12288 cache_hits 1 crc_errors 2 decompress_errors 0 io_errors 5";
+                    12288 cache_hits 1 reserve_waits 0 crc_errors 2 decompress_errors 0 io_errors 5";
         let counters = layer_counters(&ZfileStatus::parse(line).unwrap());
         assert_eq!(
             (counters.algorithm, counters.blocks, counters.crc_errors),

@@ -205,6 +205,8 @@ pub struct LayerCounters {
     pub decompressed_bytes: u64,
     /// Blocks that did not have to be decompressed again.
     pub cache_hits: u64,
+    /// Reads for which there was no memory, so that they waited for the device's reserve.
+    pub reserve_waits: u64,
     /// Blocks whose CRC was wrong.
     pub crc_errors: u64,
     /// Blocks that could not be decompressed.
