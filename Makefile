@@ -89,7 +89,7 @@ vm-shell: ## a root shell in the guest, module and tool inside
 	@test-vm/vm-shell
 
 ##@ Testing
-.PHONY: test unit-test vm-test fuzz-smoke lint
+.PHONY: test unit-test vm-test fuzz-smoke coverage lint
 test: ## every test there is; ends with the line "N passed, N failed"
 	@$(QUIET_SETUP)
 	@test-vm/build-module CONFIG_OVBD_LIMITS=m
@@ -109,6 +109,10 @@ vm-test: ## tests of the module in a guest; T=NAME for some of them
 fuzz-smoke: ## a few seconds of fuzzing for each parser
 	@$(QUIET_SETUP)
 	@test-vm/fuzz-smoke
+
+coverage: ## lines of the format code that its tests run; fails below 95 %
+	@$(QUIET_SETUP)
+	@test-vm/coverage
 
 lint: ## formatting, clippy, shellcheck, where unsafe is
 	@$(QUIET_SETUP)

@@ -8,8 +8,8 @@ ROOT_PACKAGES=(
   # The kernel's build, as Documentation/process/changes.rst wants it.
   make gcc gcc-14 rustc rust-src rustfmt rust-clippy cargo bindgen clang libclang-dev
   flex bison bc libelf-dev libssl-dev pahole python3 cpio kmod xz-utils perl rsync file
-  # For a cargo that runs in here.
-  ca-certificates libc6-dev g++
+  # For a cargo that runs in here, and what its tests reach.
+  ca-certificates libc6-dev g++ llvm
   # The virtual machine and the guest's programs.
   qemu-system-x86 busybox-static dmsetup mount
   # Disk images.
