@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! What refusals say.
+//! What refusals say, and that each is met.
+
+use std::collections::HashSet;
 
 use overlaybd_format::platform::EndOfData;
 use overlaybd_format::{Error, Invalid, OutOfMemory, ReadAt, Rule};
@@ -77,6 +79,39 @@ fn rules_are_all_here() {
     assert_eq!(VirtualSizeLimit as usize, RULES.len());
     for (number, rule) in RULES.into_iter().enumerate() {
         assert_eq!(rule as usize, number);
+    }
+}
+
+/// The suites that open what is wrong. They name a rule for one purpose: to expect it.
+const SUITES: &str = concat!(
+    include_str!("lsmt.rs"),
+    include_str!("map.rs"),
+    include_str!("tar.rs"),
+    include_str!("zfile.rs")
+);
+
+/// Every rule is broken by some file, and so is every other way to fail met.
+#[test]
+fn every_error_is_expected_somewhere() {
+    let named: HashSet<_> = SUITES.split(|c: char| !c.is_alphanumeric()).collect();
+    for rule in RULES.into_iter().chain([VirtualSizeLimit]) {
+        let name = format!("{rule:?}");
+        assert!(named.contains(name.as_str()), "no test breaks {name}");
+    }
+    for error in [
+        Error::Read {
+            offset: 0,
+            error: EndOfData,
+        },
+        Error::NoMemory,
+        Error::Invalid(invalid(BlobKind)),
+    ] {
+        let name = match error {
+            Error::Read { .. } => "Read",
+            Error::NoMemory => "NoMemory",
+            Error::Invalid(_) => "Invalid",
+        };
+        assert!(named.contains(name), "no test meets {name}");
     }
 }
 

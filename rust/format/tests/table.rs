@@ -57,11 +57,13 @@ fn zfile_arguments() {
     assert_eq!(ignoring.to_string(), "7:1 3 1234 1 ignore_crc");
 }
 
-#[test]
-fn wrong_zfile_arguments() {
+/// Arguments of a target, and what is wrong with them.
+type Wrong<'a> = (&'a str, ArgError);
+
+#[rustfmt::skip]
+const WRONG_ZFILE: &[Wrong<'static>] = {
     use ArgError::*;
-    #[rustfmt::skip]
-    let cases = [
+    &[
         ("", Missing),
         ("7:1", Missing),
         ("7:1 3", Missing),
@@ -92,8 +94,12 @@ fn wrong_zfile_arguments() {
         ("7:1 3 9 2 ignore_crc ignore_crc", OptionRepeated),
         ("7:1 3 9 0 ignore_crc", Extra),
         ("7:1 3 9 1 ignore_crc more", Extra),
-    ];
-    for (line, want) in cases {
+    ]
+};
+
+#[test]
+fn wrong_zfile_arguments() {
+    for &(line, want) in WRONG_ZFILE {
         assert_eq!(zfile(line), Err(want), "{line}");
     }
 }
@@ -122,19 +128,16 @@ fn lsmt_arguments() {
     assert_eq!(lsmt(&most).map(|layers| layers.len()), Ok(255));
 }
 
-#[test]
-fn wrong_lsmt_arguments() {
+#[rustfmt::skip]
+const WRONG_LSMT: &[Wrong<'static>] = {
     use ArgError::*;
-    let many = format!("256{}", " 7:1 0 8192".repeat(256));
-    #[rustfmt::skip]
-    let cases = [
+    &[
         ("", Missing),
         ("0", LayerCount),
         ("+1 7:1 0 1", LayerCount),
         ("-1 7:1 0 1", LayerCount),
         ("7:1 0 1", LayerCount),
         ("18446744073709551617 7:1 0 1", LayerCount),
-        (&many, LayerCount),
         ("1", Missing),
         ("2 7:1 0 1", Missing),
         ("2 7:1 0 1 7:2 0", Missing),
@@ -145,8 +148,13 @@ fn wrong_lsmt_arguments() {
         ("1 7:1 0 1 1", OptionMissing),
         ("1 7:1 0 1 1 upper", OptionUnknown),
         ("1 7:1 0 1 0 upper", Extra),
-    ];
-    for (line, want) in cases {
+    ]
+};
+
+#[test]
+fn wrong_lsmt_arguments() {
+    let many = format!("256{}", " 7:1 0 8192".repeat(256));
+    for &(line, want) in WRONG_LSMT.iter().chain(&[(&*many, ArgError::LayerCount)]) {
         assert_eq!(lsmt(line), Err(want), "{line}");
     }
 }
@@ -159,33 +167,44 @@ fn finish_checks_the_rest() {
     assert_eq!(finish("2 7:1 0 1 7:2 0 0"), Err(ArgError::Length));
 }
 
-/// Every reason is worded as device-mapper's are.
+/// A number for each error, from 0. The compiler says if there is another one.
+const fn number(error: ArgError) -> usize {
+    match error {
+        ArgError::Missing => 0,
+        ArgError::Offset => 1,
+        ArgError::Length => 2,
+        ArgError::Extent => 3,
+        ArgError::LayerCount => 4,
+        ArgError::OptionCount => 5,
+        ArgError::OptionMissing => 6,
+        ArgError::OptionUnknown => 7,
+        ArgError::OptionRepeated => 8,
+        ArgError::Extra => 9,
+    }
+}
+
+const ERRORS: usize = 10;
+
+/// Some arguments lead to each error. Its reason is worded as device-mapper's are, and unlike any
+/// other.
 #[test]
-fn reasons() {
-    use ArgError::*;
-    let all = [
-        Missing,
-        Offset,
-        Length,
-        Extent,
-        LayerCount,
-        OptionCount,
-        OptionMissing,
-        OptionUnknown,
-        OptionRepeated,
-        Extra,
-    ];
-    let mut seen = Vec::new();
-    for error in all {
+fn every_error_is_reached_and_has_a_reason() {
+    let wrong = WRONG_ZFILE.iter().map(|(line, _)| zfile(line).err());
+    let wrong = wrong.chain(WRONG_LSMT.iter().map(|(line, _)| lsmt(line).err()));
+    let mut reasons = [None; ERRORS];
+    for error in wrong.flatten() {
         let text = error.reason().to_str().unwrap();
         assert_eq!(error.to_string(), text);
+        reasons[number(error)] = Some(text);
+    }
+    for (number, text) in reasons.iter().enumerate() {
+        let text = text.unwrap_or_else(|| panic!("nothing leads to error {number}"));
         assert!(
             text.starts_with(char::is_uppercase) && !text.ends_with('.'),
             "{text}"
         );
         assert!(text.split(' ').count() <= 5, "{text}");
-        assert!(!seen.contains(&text), "{text}");
-        seen.push(text);
+        assert!(!reasons[..number].contains(&Some(text)), "{text}");
     }
 }
 

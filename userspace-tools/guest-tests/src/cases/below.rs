@@ -123,7 +123,7 @@ fn lsmt_on_large_blocks(ctx: &mut Ctx) -> Result<()> {
             read::check_blocks(&device.path, content, 4096, ctx.rng())?;
         } else {
             ctx.refused(sectors, "lsmt", &params)?
-                .expect(Errno::INVAL, "not aligned to logical block")?;
+                .expect(Errno::INVAL, "Extent not aligned to logical block")?;
         }
     }
     Ok(())

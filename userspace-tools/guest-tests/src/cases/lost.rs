@@ -156,7 +156,7 @@ fn bad_header(ctx: &mut Ctx) -> Result<()> {
     for bad in [rig::OFFSET, end - 2, end] {
         linear.fail(ctx, &(bad..bad + 1))?;
         let refusal = ctx.refused(sectors, "zfile", &words)?;
-        ensure!(refusal.errno == Errno::IO, "{bad}: {:?}", refusal.errno);
+        refusal.expect(Errno::IO, "Cannot read device")?;
         let told = |line: &String| line.contains("reading byte") && line.contains("error -5");
         ensure!(refusal.log.iter().any(told), "{bad}: {:?}", refusal.log);
     }

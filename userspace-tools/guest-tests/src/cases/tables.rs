@@ -3,10 +3,13 @@
 //! Tables that must be refused, each with its error number, its reason, and, where a device or a
 //! number of an image is at fault, the line in the log that names it.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
-use crate::ctx::{target, Ctx, SECTOR};
+use crate::ctx::{target, Ctx, Disk, LoopSpec, SECTOR};
 use crate::forge::{self, Codec, Layer, Zfile};
 use crate::harness::Case;
 
@@ -103,6 +106,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tables.wrong_length", wrong_length),
         Case::new("tables.not_what_they_say", not_what_they_say),
         Case::new("tables.lsmt.layers_without_size", no_size),
+        Case::new("tables.lsmt.more_entries_than_memory", too_many_entries),
     ]
 }
 
@@ -129,7 +133,7 @@ impl Right {
         let disk = ctx.image(&bytes)?;
         let node = disk.path.file_name().context("node")?;
         let sectors =
-            std::fs::read_to_string(std::path::Path::new("/sys/block").join(node).join("size"))?;
+            fs::read_to_string(std::path::Path::new("/sys/block").join(node).join("size"))?;
         Ok(Self {
             dev: disk.dev.to_string(),
             length: bytes.len(),
@@ -283,4 +287,88 @@ fn no_size(ctx: &mut Ctx) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// A file as long as it says, with an index that is larger than the machine's memory: that is
+/// found before anything of it is read.
+fn too_many_entries(ctx: &mut Ctx) -> Result<()> {
+    const ENTRY: u64 = 16;
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let total = total.and_then(|kib| kib.trim().strip_suffix(" kB"));
+    let memory = total.context("MemTotal")?.parse::<u64>()? << 10;
+    let entries = 2 * memory / ENTRY;
+
+    let mut layer = Layer::new(SIZE as u64);
+    forge::put(&mut layer.trailer, 40, &entries.to_le_bytes());
+    let index = layer.header.len() as u64;
+    let trailer = index + entries * ENTRY;
+    let length = trailer + layer.trailer.len() as u64;
+    let path = ctx.tmp()?.join("sparse");
+    let file = File::create(&path)?;
+    file.write_all_at(&layer.header, 0)?;
+    file.write_all_at(&layer.trailer, trailer)?;
+    let disk = Disk::of(ctx.loop_device(&LoopSpec::of(path))?)?;
+
+    let line = format!("layer 0 ({}): not enough memory for the index", disk.dev);
+    ctx.refused(SECTORS, "lsmt", &format!("1 {} 0 {length}", disk.dev))?
+        .expect_line(Errno::NOMEM, "lsmt", "Cannot allocate index", &line)
+}
+
+#[cfg(test)]
+mod tests {
+    /// What constructors refuse a table with, in their own words.
+    const CONSTRUCTORS: &str = concat!(
+        include_str!("../../../../rust/dm/construct.rs"),
+        include_str!("../../../../rust/dm/platform.rs"),
+        include_str!("../../../../rust/format/table.rs"),
+        include_str!("../../../../rust/lsmt.rs"),
+        include_str!("../../../../rust/zfile/mod.rs"),
+    );
+
+    /// The groups that expect them. What is wrong with a file is the matter of `hostile`.
+    const GROUPS: &str = concat!(
+        include_str!("below.rs"),
+        include_str!("contract.rs"),
+        include_str!("lost.rs"),
+        include_str!("zfile.rs"),
+    );
+
+    /// Reasons that nothing here can lead to, and why.
+    const ELSEWHERE: [(&str, &str); 3] = [
+        (
+            "Cannot allocate target",
+            "an allocation of a few pages fails",
+        ),
+        ("Cannot set up target", "an allocation of a few pages fails"),
+        (
+            "Logical block too large",
+            "those of Linux have 64 KiB at most",
+        ),
+    ];
+
+    /// Every reason is expected of some table.
+    #[test]
+    fn every_reason_is_given() {
+        // What is above this module: below it, reasons are named that nothing leads to.
+        let here = include_str!("tables.rs")
+            .split("#[cfg(test)]")
+            .next()
+            .unwrap();
+        let reasons: Vec<_> = CONSTRUCTORS
+            .split("c\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .filter(|reason| reason.starts_with(char::is_uppercase))
+            .collect();
+        assert!(reasons.len() > 20, "{reasons:?}");
+        for reason in &reasons {
+            let expected = here.contains(reason) || GROUPS.contains(reason);
+            let elsewhere = ELSEWHERE.iter().any(|(other, _)| other == reason);
+            assert!(expected != elsewhere, "{reason}");
+        }
+        for (reason, _) in ELSEWHERE {
+            assert!(reasons.contains(&reason), "{reason}");
+        }
+    }
 }
