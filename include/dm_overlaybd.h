@@ -34,12 +34,17 @@ static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_INHERIT =
 	REQ_SYNC | REQ_META | REQ_PRIO | REQ_RAHEAD | REQ_IDLE | REQ_NOWAIT |
 	REQ_FAILFAST_MASK | REQ_SWAP;
 
+/*
+ * Pages that are allocated together are one compound page: what is below may take a reference
+ * of each page that it reads into, and without that the last of them would free the page.
+ */
+static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_COMP = __GFP_COMP;
+
 /* One try at the page allocator that neither sleeps, warns nor wakes kswapd. */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
 	__GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
 
 void *dm_ovbd_page_address(struct page *page);
-struct page *dm_ovbd_virt_to_page(const void *address);
 
 bool dm_ovbd_may_work_here(const struct task_struct *submitter);
 unsigned int dm_ovbd_online_cpus(void);

@@ -20,11 +20,6 @@ void *dm_ovbd_page_address(struct page *page)
 	return page_address(page);
 }
 
-struct page *dm_ovbd_virt_to_page(const void *address)
-{
-	return virt_to_page(address);
-}
-
 /*
  * Whether a bio that ends here may be worked on here, for as long as it takes to
  * decompress: this is the task that submitted it, which would have to wait for

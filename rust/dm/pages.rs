@@ -4,7 +4,8 @@
 //!
 //! A buffer is one allocation of the page allocator, contiguous in memory: a
 //! bio of one segment reads into it, and a decompressor reads it in place, with
-//! no mapping and no assembly of what straddles a page.
+//! no mapping and no assembly of what straddles a page. It is a compound page:
+//! drivers below may hold references of single pages while they read into them.
 
 use crate::bindings;
 use core::ptr::NonNull;
@@ -52,7 +53,7 @@ impl Pages {
     fn with_flags(order: u32, flags: bindings::gfp_t) -> Result<Self, AllocError> {
         // SAFETY: The allocator may be called with any flags and order from task context;
         // flags that may sleep are used in constructors only.
-        let page = unsafe { bindings::alloc_pages(flags, order) };
+        let page = unsafe { bindings::alloc_pages(flags | bindings::DM_OVBD_GFP_COMP, order) };
         // INVARIANT: The allocator gave us the pages.
         Ok(Self {
             page: NonNull::new(page).ok_or(AllocError)?,

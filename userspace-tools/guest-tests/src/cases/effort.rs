@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! What a read costs, as the kernel's tracepoints tell: how often its work is handed over to
-//! another task, and what it asks of the device below.
+//! another task, what memory it takes, and what it asks of the device below.
 
 use std::thread;
 
@@ -23,6 +23,7 @@ use crate::rig::Zfile;
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("effort.hand_overs", hand_overs),
+        Case::new("effort.buffers", buffers),
         Case::new("effort.readahead", readahead),
     ]
 }
@@ -66,6 +67,38 @@ fn hand_overs(ctx: &mut Ctx) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Flags with which a buffer is asked for, but for the one that is looked for.
+const TRY: [&str; 3] = ["__GFP_NOMEMALLOC", "__GFP_NORETRY", "__GFP_NOWARN"];
+
+/// A buffer of several pages is one compound page. There are file systems that hold a reference of
+/// each page that they read into, NFS below a loop device with direct I/O for one: those of other
+/// pages would be the only ones, and the page be free when they are given back.
+fn buffers(ctx: &mut Ctx) -> Result<()> {
+    const READ: usize = 256 << 10;
+    let noise = crate::forge::content(4 * READ, ctx.rng());
+    let form = Form::new(Algorithm::Lz4, 64 << 10);
+    let zfile = Zfile::new(ctx, Lower::NullTimer, form, noise)?;
+    let device = Device::open(zfile.path(), &zfile.content)?;
+    let trace = Trace::new(ctx, &[("kmem/mm_page_alloc", "order > 0")])?;
+    for number in 0..4 {
+        let mut buffer = Buffer::new(READ, 0);
+        device.read(Mode::Direct, number * READ as u64, buffer.all())?;
+    }
+    let mut found = 0;
+    for line in trace.lines()? {
+        let (_, flags) = line.rsplit_once("gfp_flags=").context("gfp_flags")?;
+        let (compound, mut others): (Vec<_>, Vec<_>) =
+            flags.split('|').partition(|flag| *flag == "__GFP_COMP");
+        others.sort_unstable();
+        if others == TRY {
+            ensure!(!compound.is_empty(), "{line}");
+            found += 1;
+        }
+    }
+    ensure!(found >= 4, "{found} buffers, expected one for each read");
     Ok(())
 }
 
