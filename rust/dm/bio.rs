@@ -6,7 +6,11 @@
 //! to return a [`Mapped`], which there is one way to get: to consume the bio.
 //! So no bio is lost, ended twice, or touched after its end.
 
-use super::{device::Device, segments::Segments, target::Target};
+use super::{
+    device::Device,
+    segments::Segments,
+    target::{target_of, Target},
+};
 use crate::bindings;
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::ffi::c_int;
@@ -125,8 +129,8 @@ impl<'a, T: Target> ReadBio<'a, T> {
     }
 
     pub(super) fn target(&self) -> *const T {
-        // SAFETY: `ti` is valid and holds a `T`, by the invariant of `MappedBio`.
-        unsafe { self.0.ti.as_ref().private.cast() }
+        // SAFETY: `ti` holds a `T` until `map` has returned, by the invariant of `MappedBio`.
+        unsafe { target_of(self.0.ti.as_ptr()) }
     }
 
     fn iter(&self) -> bindings::bvec_iter {

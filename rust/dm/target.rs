@@ -51,8 +51,9 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
         shared: &Arc<Self::Shared>,
     ) -> Result<Pin<KBox<Self>>, Refusal>;
 
-    /// Takes a bio. Runs in the submitter's task; must not sleep and may only
-    /// use memory that is preallocated or can be done without.
+    /// Takes a bio. Runs in the submitter's task, which may be freeing memory: may only use
+    /// memory that is preallocated or can be done without, and wait for nothing but its return,
+    /// if the bio may wait at all.
     fn map<'a>(&'a self, bio: MappedBio<'a, Self>) -> Mapped<'a>;
 
     /// Writes the words that follow the target's name in status and table.
@@ -90,6 +91,18 @@ impl DeviceVisitor<'_> {
         // whose call has not returned; `device` holds a valid `dm_dev`.
         unsafe { callout(self.ti, device.as_raw(), start, sectors, self.data) }
     }
+}
+
+/// The target behind `ti`.
+///
+/// # Safety
+///
+/// - The constructor of a [`Registration<T>`] has returned 0 for `ti`.
+/// - `'a` ends before its destructor is called.
+pub(super) unsafe fn target_of<'a, T: Target>(ti: *const bindings::dm_target) -> &'a T {
+    // SAFETY: The constructor put there what `into_foreign` made of a `Pin<KBox<T>>`, which only
+    // the destructor takes back.
+    unsafe { Pin::<KBox<T>>::borrow((*ti).private) }.get_ref()
 }
 
 /// A registered target type; dropping it unregisters.
@@ -143,17 +156,6 @@ impl<T: Target> Registration<T> {
         }
     }
 
-    /// The target behind `ti`.
-    ///
-    /// # Safety
-    ///
-    /// - `ctr` has returned 0 for `ti`, and `dtr` has not been called.
-    /// - `'a` ends before `dtr` is called.
-    unsafe fn target<'a>(ti: *mut bindings::dm_target) -> &'a T {
-        // SAFETY: `ctr` put a `Pin<KBox<T>>` there, by the first requirement.
-        unsafe { &*(*ti).private.cast::<T>() }
-    }
-
     /// # Safety
     ///
     /// Only called by dm core: `ti` is a new target, `argv` has `argc` strings that
@@ -173,7 +175,7 @@ impl<T: Target> Registration<T> {
             Ok(target) => {
                 // SAFETY: `ti` is ours to fill during the call.
                 let ti = unsafe { &mut *ti };
-                ti.private = target.into_foreign().cast();
+                ti.private = target.into_foreign();
                 ti.per_io_data_size = const { size_of::<T::PerBio>() as c_uint };
                 ti.set_accounts_remapped_io(true);
                 0
@@ -192,7 +194,7 @@ impl<T: Target> Registration<T> {
     /// of the target is in flight and no other callback runs.
     unsafe extern "C" fn dtr(ti: *mut bindings::dm_target) {
         // SAFETY: `ctr` made it by `into_foreign`, and nothing borrows it any more.
-        drop(unsafe { Pin::<KBox<T>>::from_foreign((*ti).private.cast()) });
+        drop(unsafe { Pin::<KBox<T>>::from_foreign((*ti).private) });
     }
 
     /// # Safety
@@ -200,7 +202,7 @@ impl<T: Target> Registration<T> {
     /// Only called by dm core: `ti` is live, and `bio` is a clone that belongs to it.
     unsafe extern "C" fn map(ti: *mut bindings::dm_target, bio: *mut bindings::bio) -> c_int {
         // SAFETY: dm core keeps `ti` until every bio that it mapped has ended.
-        let (target, bio) = unsafe { (Self::target(ti), MappedBio::from_raw(ti, bio)) };
+        let (target, bio) = unsafe { (target_of::<T>(ti), MappedBio::from_raw(ti, bio)) };
         target.map(bio).into_raw()
     }
 
@@ -216,7 +218,7 @@ impl<T: Target> Registration<T> {
     ) {
         // SAFETY: By the requirements of this function.
         let (target, mut out) =
-            unsafe { (Self::target(ti), StatusWriter::from_raw(result, maxlen)) };
+            unsafe { (target_of::<T>(ti), StatusWriter::from_raw(result, maxlen)) };
         let kind = StatusKind::from_raw(kind);
         if kind == StatusKind::Ima {
             out.target_name_version(T::NAME, T::VERSION);
@@ -237,7 +239,7 @@ impl<T: Target> Registration<T> {
         _maxlen: c_uint,
     ) -> c_int {
         // SAFETY: By the requirements of this function.
-        let (target, arguments) = unsafe { (Self::target(ti), Arguments::from_raw(argc, argv)) };
+        let (target, arguments) = unsafe { (target_of::<T>(ti), Arguments::from_raw(argc, argv)) };
         from_result(|| target.message(arguments).map(|()| 0))
     }
 
@@ -250,7 +252,7 @@ impl<T: Target> Registration<T> {
         data: *mut c_void,
     ) -> c_int {
         // SAFETY: By the requirements of this function.
-        let target = unsafe { Self::target(ti) };
+        let target = unsafe { target_of::<T>(ti) };
         target.iterate_devices(&mut DeviceVisitor {
             ti,
             callout,
@@ -267,7 +269,7 @@ impl<T: Target> Registration<T> {
         limits: *mut bindings::queue_limits,
     ) {
         // SAFETY: By the requirements of this function.
-        let (target, mut limits) = unsafe { (Self::target(ti), Limits::from_raw(limits)) };
+        let (target, mut limits) = unsafe { (target_of::<T>(ti), Limits::from_raw(limits)) };
         target.io_hints(&mut limits);
     }
 }
