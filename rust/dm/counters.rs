@@ -15,9 +15,10 @@ pub(crate) struct Counters<const N: usize> {
     counters: NonNull<u64>,
 }
 
-// SAFETY: Every CPU adds to counters of its own, without being interrupted.
+// SAFETY: Per-CPU memory belongs to no task.
 unsafe impl<const N: usize> Send for Counters<N> {}
-// SAFETY: As above.
+// SAFETY: Every CPU adds to counters of its own, in one instruction or without being interrupted;
+// the others read and reset them by accesses that are not torn.
 unsafe impl<const N: usize> Sync for Counters<N> {}
 
 impl<const N: usize> Counters<N> {

@@ -125,6 +125,8 @@ impl<'a, T: Reader> ReadBio<'a, T> {
             return self.end(Status::IO_ERROR);
         };
         let clone = self.as_raw();
+        // What lies in front of the clone is aligned as the clone is, and not more.
+        const { assert!(align_of::<InFlight<T>>() <= align_of::<bindings::bio>()) };
         // SAFETY: A clone of a `Reader` has so much memory in front of it, which is not
         // used for anything else, and stays where it is until the clone has ended.
         let slot = unsafe {
@@ -132,7 +134,7 @@ impl<'a, T: Reader> ReadBio<'a, T> {
             &mut *data.cast::<MaybeUninit<InFlight<T>>>()
         };
         // INVARIANT: `lower` and `segment` are initialised below.
-        let read = slot.write(InFlight {
+        let read = ptr::from_mut(slot.write(InFlight {
             target: self.target(),
             clone,
             submitter: Task::current_raw(),
@@ -146,8 +148,15 @@ impl<'a, T: Reader> ReadBio<'a, T> {
             buffer,
             job,
             workers: [const { MaybeUninit::uninit() }; MAX_WORKERS],
-        });
-        let (lower, segment) = (read.lower.as_mut_ptr(), read.segment.as_mut_ptr());
+        }));
+        // Pointers from here on, and no references to all of it: parts are the block layer's.
+        // SAFETY: The read was just written.
+        let (lower, segment) = unsafe {
+            (
+                (&raw mut (*read).lower).cast::<bindings::bio>(),
+                (&raw mut (*read).segment).cast::<bindings::bio_vec>(),
+            )
+        };
         // SAFETY: The clone is ours.
         let (opf, ioprio) = unsafe { ((*clone).bi_opf, (*clone).bi_ioprio) };
         let opf = bindings::req_op_REQ_OP_READ | opf & bindings::DM_OVBD_REQ_INHERIT;
@@ -161,7 +170,7 @@ impl<'a, T: Reader> ReadBio<'a, T> {
         bio.bi_ioprio = ioprio;
         bio.bi_iter.bi_sector = extent.sector;
         bio.bi_end_io = Some(InFlight::<T>::lower_end_io);
-        bio.bi_private = ptr::from_mut(read).cast::<c_void>();
+        bio.bi_private = read.cast::<c_void>();
         // SAFETY: There is room for 1 segment, and the buffer holds `extent.bytes`.
         unsafe { bindings::__bio_add_page(lower, page, extent.bytes, 0) };
         // SAFETY: `clone` is being mapped, and `lower` is complete. The read belongs to
@@ -176,13 +185,14 @@ impl<T: Reader> InFlight<T> {
     ///
     /// Only called by the block layer, once, for a bio that [`ReadBio::fetch`] submitted.
     unsafe extern "C" fn lower_end_io(lower: *mut bindings::bio) {
-        // SAFETY: `fetch` stored it there; nobody else uses the read until it has workers.
-        let read = unsafe { &mut *(*lower).bi_private.cast::<Self>() };
-        // SAFETY: The bio has ended.
-        read.below = unsafe {
+        // SAFETY: The bio has ended, and is not used after this, although it is part of the read.
+        // That is what `fetch` stored; nobody else uses it until it has workers.
+        let (below, read) = unsafe {
             bindings::bio_uninit(lower);
-            Status::from_raw((*lower).bi_status)
+            let read = (*lower).bi_private.cast::<Self>();
+            (Status::from_raw((*lower).bi_status), &mut *read)
         };
+        read.below = below;
         // SAFETY: The target outlives the read.
         let target = unsafe { &*read.target };
         if read.below == Status::OK {
