@@ -66,3 +66,37 @@ pub fn all() -> Vec<Case> {
     .flatten()
     .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::path::Path;
+
+    /// Tests and files that `Documentation/safety.rst` names are there: `GROUP.NAME`, `GROUP.*`, and
+    /// paths.
+    #[test]
+    fn what_stands_against_threats_exists() {
+        let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let names: Vec<String> = super::all().into_iter().map(|case| case.name).collect();
+        let groups: HashSet<_> = names
+            .iter()
+            .filter_map(|name| name.split('.').next())
+            .collect();
+        let text = include_str!("../../../../Documentation/safety.rst");
+        let (mut tests, mut paths) = (0, 0);
+        for token in text.split("``").skip(1).step_by(2) {
+            if token.contains('/') {
+                assert!(top.join(token).exists(), "{token}");
+                paths += 1;
+            } else if groups.contains(token.split('.').next().unwrap()) && token.contains('.') {
+                let found = match token.strip_suffix('*') {
+                    Some(beginning) => names.iter().any(|name| name.starts_with(beginning)),
+                    None => names.iter().any(|name| name == token),
+                };
+                assert!(found, "{token}");
+                tests += 1;
+            }
+        }
+        assert!(tests > 40 && paths > 20, "{tests} tests, {paths} paths");
+    }
+}
