@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["run", patterns @ ..] => harness::run(cases::all(), patterns),
         ["child", words @ ..] => cases::child(words),
+        ["user", words @ ..] => cases::user(words),
         ["list", patterns @ ..] => list(patterns),
         ["demo", config] => demo::show(Path::new(config)).map(|()| ExitCode::SUCCESS),
         ["pack-golden", dir, out] => {

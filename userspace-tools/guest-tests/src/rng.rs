@@ -43,6 +43,11 @@ impl Rng {
         self.within(0..len as u64) as usize
     }
 
+    /// Puts things into any order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        self.0.shuffle(items);
+    }
+
     /// A length from 1 to `max`, short and long ones equally often: uniform in the exponent.
     pub fn length(&mut self, max: u64) -> u64 {
         let bits = u64::from(max.max(1).ilog2()) + 1;

@@ -3,6 +3,7 @@
 //! What a read costs, as the kernel's tracepoints tell: how often its work is handed over to
 //! another task, what memory it takes, and what it asks of the device below.
 
+use std::path::Path;
 use std::thread;
 
 use anyhow::{ensure, Context as _, Result};
@@ -12,19 +13,23 @@ use rustix::fs::{fadvise, Advice};
 use rustix::io::Errno;
 
 use crate::ctx::{Ctx, SECTOR};
+use crate::forge::streams::{self, Stream};
+use crate::forge::{self, Codec};
 use crate::harness::Case;
-use crate::read::{Buffer, Device, Mode};
+use crate::read::{Buffer, Device, Direct, Mode};
 use crate::rig::blocks::errno;
-use crate::rig::lower::Lower;
+use crate::rig::lower::{self, Lower};
 use crate::rig::sample::{self, Form};
 use crate::rig::trace::Trace;
-use crate::rig::Zfile;
+use crate::rig::{self, Zfile, OFFSET};
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("effort.hand_overs", hand_overs),
         Case::new("effort.buffers", buffers),
         Case::new("effort.readahead", readahead),
+        Case::new("effort.bombs.lz4", |ctx| bombs(ctx, Codec::Lz4)),
+        Case::new("effort.bombs.zstd", |ctx| bombs(ctx, Codec::Zstd)),
     ]
 }
 
@@ -145,4 +150,87 @@ fn readahead(ctx: &mut Ctx) -> Result<()> {
     let status = zfile.status(ctx)?;
     ensure!(status.io_errors == 1, "{status}");
     linear.recover(ctx)
+}
+
+/// A call of a decompressor: what it was given, and room for what it makes of it, bytes.
+struct Call {
+    stored: u64,
+    room: u64,
+}
+
+impl Call {
+    fn parse(line: &str) -> Result<Self> {
+        let number = |name: &str| -> Result<u64> {
+            let word = line
+                .split_whitespace()
+                .find_map(|word| word.strip_prefix(name));
+            Ok(word.context(line.to_owned())?.parse()?)
+        };
+        Ok(Self {
+            stored: number("stored=")?,
+            room: number("room=")?,
+        })
+    }
+}
+
+/// An image of nothing but blocks that are as much work as a block can be. A request has each block
+/// that it needs decompressed once, from what is stored for it into room for one block, and none
+/// after one that is broken in the same part: all that it costs is bounded by its length.
+fn bombs(ctx: &mut Ctx, codec: Codec) -> Result<()> {
+    let calls = match codec {
+        Codec::Lz4 => [("LZ4_decompress_safe", "stored=$arg3:u32 room=$arg4:u32")],
+        Codec::Zstd => [("zstd_decompress_dctx", "stored=$arg5:u64 room=$arg3:u64")],
+    };
+    let trace = Trace::of_calls(ctx, &calls)?;
+    let disk = lower::null_blk(ctx, 2 * SIZE, &lower::TIMER)?;
+    for block in [4096, 65536] {
+        let content = forge::content(block, ctx.rng());
+        let streams = match codec {
+            Codec::Lz4 => streams::lz4(&content)?,
+            Codec::Zstd => streams::zstd(&content)?,
+        };
+        for stream in streams {
+            bomb(ctx, &trace, &disk, codec, (block, &stream))
+                .with_context(|| format!("{}, blocks of {block}", stream.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn bomb(
+    ctx: &mut Ctx,
+    trace: &Trace,
+    disk: &Path,
+    codec: Codec,
+    (block, stream): (usize, &Stream),
+) -> Result<()> {
+    let mut zfile = forge::Zfile::new(&vec![0; block], block as u32, codec, true);
+    zfile.put_stream(0, &stream.bytes);
+    zfile.repeat(SIZE / block);
+    let placed = Lower::put(disk, OFFSET, &zfile.bytes())?;
+    let device = rig::device(ctx, &placed.words(), SIZE)?;
+    let direct = Direct::open(&device.path)?;
+    for length in [SECTOR as usize, block, 4 * block, SIZE] {
+        trace.clear()?;
+        let read = direct.read(0, length);
+        ensure!(read.is_ok() == stream.content.is_some(), "{read:?}");
+        let calls = trace.lines()?;
+        let calls: Vec<_> = calls
+            .iter()
+            .map(|line| Call::parse(line))
+            .collect::<Result<_>>()?;
+        let blocks = length.div_ceil(block);
+        let fits =
+            |call: &Call| call.stored == stream.bytes.len() as u64 && call.room == block as u64;
+        ensure!(calls.iter().all(fits), "{length} bytes: other lengths");
+        let count = calls.len();
+        let right = if read.is_ok() {
+            count == blocks
+        } else {
+            (1..=blocks).contains(&count)
+        };
+        ensure!(right, "{length} bytes: {count} calls for {blocks} blocks");
+    }
+    drop(direct);
+    ctx.remove(&device)
 }

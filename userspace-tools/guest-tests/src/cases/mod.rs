@@ -5,6 +5,7 @@
 
 mod below;
 mod cache;
+mod changing;
 mod contract;
 mod corrupt;
 mod counters;
@@ -19,18 +20,20 @@ mod limits;
 mod live;
 mod lost;
 mod lsmt;
+mod marker;
 mod memory;
 mod module;
-mod mutants;
 mod races;
 mod scale;
 mod shapes;
 mod tables;
 mod tool;
+mod user;
 mod zfile;
 
 use crate::harness::Case;
 pub use tool::child;
+pub use user::child as user;
 
 /// All of them, in the order in which they run. Those that need memory to be short come early,
 /// when little of it holds what others have left behind.
@@ -54,10 +57,12 @@ pub fn all() -> Vec<Case> {
         corrupt::cases(),
         tables::cases(),
         hostile::cases(),
-        mutants::cases(),
+        marker::cases(),
+        changing::cases(),
         faults::cases(),
         live::cases(),
         races::cases(),
+        user::cases(),
         leaks::cases(),
         scale::cases(),
         tool::cases(),

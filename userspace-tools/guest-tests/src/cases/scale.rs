@@ -9,7 +9,8 @@ use overlaybd_format::status::LsmtStatus;
 use overlaybd_format::zfile::Algorithm;
 
 use super::lsmt;
-use crate::ctx::{Ctx, SECTOR};
+use crate::ctx::{target, Ctx, Device, SECTOR};
+use crate::forge::streams;
 use crate::forge::{self, Codec, Extent, Layer, Zfile};
 use crate::harness::Case;
 use crate::read;
@@ -30,6 +31,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("scale.a_million_extents_in_255_layers", a_million_in_layers),
         Case::new("scale.size_of_2_50_sectors", size_of_2_50_sectors),
         Case::new("scale.longest_extents", longest_extents),
+        Case::new("scale.blocks_2_27", blocks_2_27),
         Case::new("scale.bytes_a_block", bytes_a_block),
         Case::new("scale.bytes_an_extent", bytes_an_extent),
     ]
@@ -149,7 +151,7 @@ fn a_million_in_layers(ctx: &mut Ctx) -> Result<()> {
 /// that the kernel takes works to its end.
 fn size_of_2_50_sectors(ctx: &mut Ctx) -> Result<()> {
     let bytes = forge::content(4096, ctx.rng());
-    for sectors in [1u64 << 32, 1 << 40, 1 << 50] {
+    for sectors in [1u64 << 32, 1 << 40, (1 << 50) - 1, 1 << 50] {
         let last = sectors - 9;
         let layer = Layer::new(sectors * SECTOR)
             .data(5, &bytes)
@@ -230,19 +232,82 @@ fn bytes_a_block(ctx: &mut Ctx) -> Result<()> {
         let place = sample::extents(&one)?.swap_remove(0);
         let stored = one[place.start as usize..place.end as usize].to_vec();
         let mut zfile = Zfile::new(&zeros, block_size, Codec::Lz4, true);
-        zfile.put_stored(0, stored.clone());
+        zfile.put_stored(0, stored);
         let small = zfile_table(ctx, &zfile.bytes(), block_size.into())?;
+        zfile.repeat(count);
         let size = count as u64 * u64::from(block_size);
-        let end = RECORD + count * stored.len();
-        zfile.blocks = vec![stored; count];
-        zfile.index = vec![zfile.index[0]; count];
-        for (at, value) in [(40, end as u64), (48, count as u64), (56, size)] {
-            forge::put(&mut zfile.trailer, at, &value.to_le_bytes());
-        }
         let large = zfile_table(ctx, &zfile.bytes(), size)?;
         takes(ctx, "zfile", &small, &large, count as u64, tenths)?;
     }
     Ok(())
+}
+
+/// A ZFile of 2^27 blocks, which is 512 GiB, on a device that shows a few sectors over and over: all
+/// of its index is there, and has to be read. It takes the memory that is promised, and any block of
+/// it can be read.
+fn blocks_2_27(ctx: &mut Ctx) -> Result<()> {
+    const BLOCK: u64 = 4096;
+    const COUNT: u64 = 1 << 27;
+    let streams: Vec<_> = (0..SECTOR)
+        .map(|block| streams::lz4_run(fill_of(block), BLOCK as usize))
+        .collect();
+    let stored = streams[0].len() as u64;
+    let mut zfile = Zfile::new(&[0; BLOCK as usize], BLOCK as u32, Codec::Lz4, false);
+    // From before there were digests, so that nobody has to compute that of 512 MiB.
+    zfile.header[32] &= !0x10;
+    zfile.trailer[32] &= !0x10;
+    let end = RECORD as u64 + COUNT * stored;
+    for (at, value) in [(40, end), (48, COUNT), (56, COUNT * BLOCK)] {
+        forge::put(&mut zfile.trailer, at, &value.to_le_bytes());
+    }
+    // As many blocks as a sector has bytes are whole sectors.
+    let data = streams.concat().repeat(64);
+    let index = (stored as u32).to_le_bytes().repeat(1 << 18);
+    let pieces = [
+        (zfile.header.to_vec(), 1),
+        (data, COUNT / SECTOR / 64),
+        (index, COUNT >> 18),
+        (zfile.trailer.to_vec(), 1),
+    ];
+    let (device, length) = repeated(ctx, &pieces)?;
+
+    let before = in_tables()?;
+    let params = format!("{} 0 {length}", device.dev);
+    let device = ctx.target(COUNT * BLOCK / SECTOR, "zfile", &params)?;
+    let (taken, promised) = (in_tables()?.saturating_sub(before), COUNT * 25 / 10);
+    ensure!(
+        (promised * 9 / 10..=promised.next_multiple_of(PAGE)).contains(&taken),
+        "{taken} bytes, promised {promised}"
+    );
+    let some = [0; 40].map(|_| ctx.rng().within(0..COUNT));
+    for block in some.into_iter().chain([0, 1, COUNT / 2, COUNT - 1]) {
+        let content = vec![fill_of(block % SECTOR); BLOCK as usize];
+        read::check_at(&device.path, block * BLOCK, &content)
+            .with_context(|| format!("block {block}"))?;
+    }
+    Ok(())
+}
+
+/// What a block there is full of.
+fn fill_of(block: u64) -> u8 {
+    (block % 251) as u8
+}
+
+/// A device that shows pieces, whole sectors each, so many times; and its length in bytes.
+fn repeated(ctx: &mut Ctx, pieces: &[(Vec<u8>, u64)]) -> Result<(Device, u64)> {
+    let bytes: Vec<_> = pieces.iter().map(|(piece, _)| &piece[..]).collect();
+    let disk = ctx.image(&bytes.concat())?;
+    let (mut table, mut next, mut from) = (Vec::new(), 0, 0);
+    for (piece, count) in pieces {
+        let sectors = piece.len() as u64 / SECTOR;
+        for _ in 0..*count {
+            let params = format!("{} {from}", disk.dev);
+            table.push(target(next, sectors, "linear", &params));
+            next += sectors;
+        }
+        from += sectors;
+    }
+    Ok((ctx.device_of(&table)?, next * SECTOR))
 }
 
 /// As Documentation/admin-guide/device-mapper/dm-lsmt.rst says; gaps are entries, too.

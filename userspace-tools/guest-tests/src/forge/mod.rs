@@ -4,6 +4,7 @@
 //! has no part in it. Every field can be changed before the checksums are computed, so that a
 //! wrong field is found by its own check and not by a checksum.
 
+pub mod change;
 mod lsmt;
 pub mod streams;
 mod zfile;
@@ -21,11 +22,26 @@ pub fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 /// CRC-32C without inversion before or after, which is how the formats use it.
 fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(seed, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
-            (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
-        })
+        (crc >> 8) ^ CRC_OF_BYTE[(crc as u8 ^ byte) as usize]
     })
 }
+
+/// What the polynomial makes of each byte.
+const CRC_OF_BYTE: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// What the checksum of a block begins with.
 const BLOCK_SEED: u32 = 100_007;

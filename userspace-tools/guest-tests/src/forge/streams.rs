@@ -54,6 +54,11 @@ pub fn lz4(content: &[u8]) -> Result<Vec<Stream>> {
     let tail = lz4_literals(b"12345");
     Ok(vec![
         good("literals only", right.clone(), content),
+        good(
+            "as many matches as fit",
+            lz4_short_matches(content.len()),
+            &vec![b'x'; content.len()],
+        ),
         bad("nothing but a token", vec![0]),
         bad("a byte too few", lz4_literals(&content[..last])),
         bad("a byte too many", lz4_literals(&long)),
@@ -86,6 +91,23 @@ pub fn lz4(content: &[u8]) -> Result<Vec<Stream>> {
 /// A match of offset 0, which a decoder may take for a copy of what was in the memory before.
 pub fn lz4_offset_zero(length: usize) -> Vec<u8> {
     [lz4_match(b"x", 0, length - 6), lz4_literals(b"12345")].concat()
+}
+
+/// The shortest matches there are, of four bytes each: the most work for a block.
+fn lz4_short_matches(length: usize) -> Vec<u8> {
+    const FIRST: usize = 5;
+    // The last bytes of a block have to be literals.
+    const LAST: usize = 13;
+    let matches = (length - FIRST - LAST) / 4;
+    let mut out = vec![0x10, b'x', 1, 0];
+    out.extend([0, 1, 0].repeat(matches));
+    out.extend(lz4_literals(&vec![b'x'; length - FIRST - 4 * matches]));
+    out
+}
+
+/// A block of one byte over and over, all but the end of it in one match.
+pub fn lz4_run(byte: u8, length: usize) -> Vec<u8> {
+    [lz4_match(&[byte], 1, length - 6), lz4_literals(&[byte; 5])].concat()
 }
 
 fn lz4_length(out: &mut Vec<u8>, mut rest: usize) {
@@ -139,6 +161,7 @@ pub fn zstd(content: &[u8]) -> Result<Vec<Stream>> {
         b"skip!",
     ]
     .concat();
+    let empty_skip = [&0x184d_2a50_u32.to_le_bytes()[..], &[0; 4]].concat();
     let with_first_byte = |byte: u8| {
         let mut frame = right.clone();
         frame[0] = byte;
@@ -161,6 +184,27 @@ pub fn zstd(content: &[u8]) -> Result<Vec<Stream>> {
         good("a run", rle(length, length), &run),
         good("a checksum", checked, content),
         good("no content size", no_size, content),
+        good(
+            "a thousand empty blocks",
+            [
+                frame(length),
+                block(RAW, 0, false).repeat(1000),
+                block(RLE, length, true),
+                vec![b'r'],
+            ]
+            .concat(),
+            &run,
+        ),
+        good(
+            "hundreds of frames",
+            [raw_frame(b"r").repeat(300), rle(length - 300, length - 300)].concat(),
+            &run,
+        ),
+        good(
+            "hundreds of frames to skip",
+            [empty_skip.repeat(400), rle(length, length)].concat(),
+            &run,
+        ),
         good(
             "a frame to skip ahead",
             [skip.clone(), right.clone()].concat(),

@@ -6,7 +6,11 @@ use super::{block_crc, crc32c, put};
 
 const RECORD: usize = 512;
 const MAGIC: &[u8; 24] = b"ZFile\0\x01\0tuji.yyf@Alibaba";
-const DIGEST_AT: usize = 28;
+/// Where the digest is in a record.
+pub(super) const DIGEST_AT: usize = 28;
+const FLAGS_AT: usize = 32;
+/// Where the index's digest is in a record.
+pub(super) const INDEX_DIGEST_AT: usize = 64;
 const FLAG_OVERWRITTEN: u8 = 1 << 3;
 const FLAG_DIGEST: u64 = 1 << 4;
 
@@ -83,6 +87,8 @@ pub struct Zfile {
     pub trailer: [u8; RECORD],
     /// Fill in the index's digest.
     pub index_digest: bool,
+    /// Fill in the digests of header and trailer, where their flags say that there is one.
+    pub record_digests: bool,
 }
 
 impl Zfile {
@@ -110,6 +116,7 @@ impl Zfile {
             index,
             trailer,
             index_digest: true,
+            record_digests: true,
         }
     }
 
@@ -120,10 +127,27 @@ impl Zfile {
 
     /// Stores something else for a block.
     pub fn put_stored(&mut self, block: usize, stored: Vec<u8>) {
-        self.index[block] = stored.len() as u32;
+        // A broken index may lack it.
+        if let Some(entry) = self.index.get_mut(block) {
+            *entry = stored.len() as u32;
+        }
         self.blocks[block] = stored;
         let end = RECORD + self.blocks.iter().map(Vec::len).sum::<usize>();
         put(&mut self.trailer, 40, &(end as u64).to_le_bytes());
+    }
+
+    /// Becomes one of `count` blocks, all like the first one.
+    pub fn repeat(&mut self, count: usize) {
+        self.blocks.truncate(1);
+        self.blocks.resize(count, self.blocks[0].clone());
+        self.index = self.blocks.iter().map(|block| block.len() as u32).collect();
+        let end = RECORD + self.blocks.iter().map(Vec::len).sum::<usize>();
+        let mut size = [0; 4];
+        size.copy_from_slice(&self.trailer[72..76]);
+        let original = count as u64 * u64::from(u32::from_le_bytes(size));
+        for (at, value) in [(40, end as u64), (48, count as u64), (56, original)] {
+            put(&mut self.trailer, at, &value.to_le_bytes());
+        }
     }
 
     /// Puts the trailer's fields into the header, too, as a writer does that can go back.
@@ -144,27 +168,48 @@ impl Zfile {
         (RECORD + before, self.blocks[block].len())
     }
 
-    /// The file, with right checksums.
-    pub fn bytes(&self) -> Vec<u8> {
-        let index: Vec<u8> = self.index.iter().flat_map(|n| n.to_le_bytes()).collect();
-        let (mut header, mut trailer) = (self.header, self.trailer);
+    /// Fills in the digests that belong to what is there now.
+    pub fn seal(&mut self) {
         if self.index_digest {
-            let digest = crc32c(0, &index).to_le_bytes();
-            put(&mut trailer, 64, &digest);
-            if header[32] & FLAG_OVERWRITTEN != 0 {
-                put(&mut header, 64, &digest);
+            let digest = crc32c(0, &self.index_bytes()).to_le_bytes();
+            put(&mut self.trailer, INDEX_DIGEST_AT, &digest);
+            if self.header[FLAGS_AT] & FLAG_OVERWRITTEN != 0 {
+                put(&mut self.header, INDEX_DIGEST_AT, &digest);
             }
         }
-        for record in [&mut header, &mut trailer] {
-            let mut flags = [0; 8];
-            flags.copy_from_slice(&record[32..40]);
-            if u64::from_le_bytes(flags) & FLAG_DIGEST != 0 {
-                put(record, DIGEST_AT, &[0; 4]);
-                let digest = crc32c(0, &record[..]);
-                put(record, DIGEST_AT, &digest.to_le_bytes());
-            }
+        if self.record_digests {
+            seal_record(&mut self.header);
+            seal_record(&mut self.trailer);
         }
-        [&header[..], &self.blocks.concat(), &index, &trailer].concat()
+    }
+
+    fn index_bytes(&self) -> Vec<u8> {
+        self.index.iter().flat_map(|n| n.to_le_bytes()).collect()
+    }
+
+    /// The file, with right checksums unless told otherwise.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut sealed = self.clone();
+        sealed.seal();
+        let index = sealed.index_bytes();
+        [
+            &sealed.header[..],
+            &self.blocks.concat(),
+            &index,
+            &sealed.trailer,
+        ]
+        .concat()
+    }
+}
+
+/// Fills in the digest of a header or trailer that has one.
+fn seal_record(record: &mut [u8; RECORD]) {
+    let mut flags = [0; 8];
+    flags.copy_from_slice(&record[FLAGS_AT..FLAGS_AT + 8]);
+    if u64::from_le_bytes(flags) & FLAG_DIGEST != 0 {
+        put(record, DIGEST_AT, &[0; 4]);
+        let digest = crc32c(0, &record[..]);
+        put(record, DIGEST_AT, &digest.to_le_bytes());
     }
 }
 

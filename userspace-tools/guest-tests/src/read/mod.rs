@@ -20,7 +20,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use crate::ctx::SECTOR;
 use crate::rng::Rng;
 pub use buffer::Buffer;
-pub use direct::Direct;
+pub use direct::{Attempt, Direct};
 pub use readers::Readers;
 use vectors::Vectors;
 

@@ -113,7 +113,7 @@ fn surrounded(sector: u64, file: &[u8]) -> Vec<u8> {
 }
 
 /// 200 µs: long enough for other reads to be sent meanwhile.
-const TIMER: [(&str, &str); 2] = [("irqmode", "2"), ("completion_nsec", "200000")];
+pub const TIMER: [(&str, &str); 2] = [("irqmode", "2"), ("completion_nsec", "200000")];
 
 /// A file on a block device.
 #[derive(Clone, Debug)]

@@ -5,9 +5,11 @@
 
 pub mod accounts;
 pub mod blocks;
+pub mod ioctl;
 pub mod load;
 pub mod lower;
 pub mod map;
+pub mod marker;
 pub mod sample;
 pub mod scarce;
 pub mod trace;

@@ -3,6 +3,7 @@
 //! What the kernel did, as its own tracepoints tell.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -10,6 +11,10 @@ use anyhow::{Context as _, Result};
 use crate::ctx::Ctx;
 
 const INSTANCES: &str = "/sys/kernel/tracing/instances";
+/// Where calls of functions become events.
+const PROBES: &str = "/sys/kernel/tracing/kprobe_events";
+/// The group of these events.
+const GROUP: &str = "ovbd";
 /// For each CPU: some ten thousand events.
 const BUFFER_KIB: &str = "4096";
 
@@ -36,6 +41,21 @@ impl Trace {
         Ok(trace)
     }
 
+    /// Records calls: of each function, what the kernel's documentation of kprobe events calls
+    /// FETCHARGS.
+    pub fn of_calls(ctx: &mut Ctx, calls: &[(&str, &str)]) -> Result<Self> {
+        let mut names = Vec::new();
+        for (function, arguments) in calls {
+            let name = format!("{GROUP}/{function}");
+            define(&format!("p:{name} {function} {arguments}"))?;
+            let undo = format!("-:{name}");
+            ctx.defer("probe", move || define(&undo));
+            names.push(name);
+        }
+        let events: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+        Self::new(ctx, &events)
+    }
+
     fn set(&self, name: &str, value: &str) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, value).with_context(|| format!("{value} > {}", path.display()))
@@ -53,4 +73,11 @@ impl Trace {
         let events = text.lines().filter(|line| !line.starts_with('#'));
         Ok(events.map(str::to_owned).collect())
     }
+}
+
+/// Adds or removes a probe.
+fn define(probe: &str) -> Result<()> {
+    let mut file = fs::File::options().append(true).open(PROBES)?;
+    file.write_all(probe.as_bytes())
+        .with_context(|| format!("{probe} > {PROBES}"))
 }
