@@ -41,6 +41,10 @@ pub enum Error {
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
 
+    /// A hash tree is wrong, or not there.
+    #[error(transparent)]
+    Verity(#[from] crate::verity::VerityError),
+
     /// An image could not be set up.
     #[error(transparent)]
     Up(#[from] crate::up::UpError),
@@ -128,6 +132,7 @@ impl Error {
             Self::Image(error) => error.exit_code(),
             Self::Config(error) => error.exit_code(),
             Self::Plan(error) => error.exit_code(),
+            Self::Verity(error) => error.exit_code(),
             Self::Up(error) => error.exit_code(),
             Self::Down(error) => error.exit_code(),
             Self::List(error) => error.exit_code(),

@@ -37,5 +37,6 @@ pub mod store;
 mod sys;
 pub mod table;
 pub mod up;
+pub mod verity;
 
 pub use error::{Error, Result};

@@ -21,7 +21,6 @@
 mod layers;
 mod synthetic;
 mod tree;
-mod verity;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -29,6 +28,9 @@ use std::path::Path;
 
 use anyhow::{ensure, Context, Result};
 use ovbd::image::zwriter::ZSettings;
+use ovbd::verity::shape::{Shape, HASH_START};
+use ovbd::verity::tree::in_memory;
+use ovbd::verity::Salt;
 use overlaybd_format::zfile::Algorithm;
 
 use crate::pack::{List, Packer};
@@ -137,11 +139,14 @@ fn settings(algorithm: Algorithm, block_size: u32) -> ZSettings {
     }
 }
 
-/// Adds the hash tree of `data`, and the hash of its top as text.
+/// Adds the hash tree of `data`, without superblock, and the root hash as text.
 fn hashes(pack: &mut Packer, name: &str, data: &[u8]) -> Result<()> {
-    let tree = verity::Tree::new(data);
-    pack.add(format!("{name}-hashes"), &tree.hashes)?;
-    pack.add(format!("{name}-root"), tree.root().as_bytes())
+    let shape = Shape::of(data.len() as u64, BLOCK as u32, Salt::default());
+    let shape = shape.with_context(|| format!("{name} cannot be hashed"))?;
+    let (tree, root) = in_memory(data, &shape);
+    let start = HASH_START as usize * BLOCK;
+    pack.add(format!("{name}-hashes"), &tree[start..])?;
+    pack.add(format!("{name}-root"), root.to_string().as_bytes())
 }
 
 /// Makes the disk `out` of `mib` MiB of the files below `tree`.

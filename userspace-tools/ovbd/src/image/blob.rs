@@ -53,9 +53,12 @@ impl Blob {
 
     /// The same, of a file that is open.
     pub fn of(file: FileSource) -> Result<Self> {
-        let path = file.path().to_owned();
-        let is_device = file.is_device();
-        let file: SharedSource = Arc::new(file);
+        let (path, is_device) = (file.path().to_owned(), file.is_device());
+        Self::of_source(Arc::new(file), path, is_device)
+    }
+
+    /// The same, of what was opened as `path`; on a device it may end before the device does.
+    pub fn of_source(file: SharedSource, path: PathBuf, is_device: bool) -> Result<Self> {
         let size = file.size();
         let detected = match Detected::detect(&&*file, size) {
             Ok(detected) => detected,

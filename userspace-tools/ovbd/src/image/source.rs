@@ -12,6 +12,7 @@ use overlaybd_format::{Element, OutOfMemory, Platform, ReadAt};
 use rustix::fs::SeekFrom;
 
 use super::zsource::BlockError;
+use crate::verity::RootHash;
 use crate::{Error, Result};
 
 /// The most bytes that one table of an index may take. A small ZFile can decompress to an index
@@ -74,6 +75,38 @@ pub enum ReadError {
     /// A block of a ZFile is corrupt.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// A root hash does not vouch for the bytes.
+    #[error(
+        "{path}: the {length} bytes at byte {offset} are not those that were sealed: their hash is \
+         not the one in {tree}; fetch the file again",
+        path = path.display(), tree = tree.display()
+    )]
+    Unverified {
+        /// The file.
+        path: PathBuf,
+        /// Byte offset in the file of the block that was hashed.
+        offset: u64,
+        /// Its length.
+        length: usize,
+        /// The hash tree.
+        tree: PathBuf,
+    },
+    /// A root hash does not vouch for a block of a hash tree.
+    #[error(
+        "{tree}: the hashes at byte {offset} are not those of the root hash {root}: the tree is \
+         damaged; `ovbd seal --force {path}` makes it again",
+        path = path.display(), tree = tree.display()
+    )]
+    UnverifiedTree {
+        /// The hash tree.
+        tree: PathBuf,
+        /// Byte offset in it.
+        offset: u64,
+        /// The root hash.
+        root: RootHash,
+        /// The file that is to be checked by it.
+        path: PathBuf,
+    },
 }
 
 impl ReadError {
@@ -81,7 +114,10 @@ impl ReadError {
     pub fn is_corruption(&self) -> bool {
         match self {
             Self::Io { .. } => false,
-            Self::End { .. } | Self::Block(_) => true,
+            Self::End { .. }
+            | Self::Block(_)
+            | Self::Unverified { .. }
+            | Self::UnverifiedTree { .. } => true,
         }
     }
 }
@@ -103,7 +139,7 @@ pub trait Source: ReadAt<Error = ReadError> + Send + Sync {
 pub type SharedSource = Arc<dyn Source>;
 
 /// Whether `length` bytes at `offset` lie within `size`.
-pub(super) fn within(size: u64, offset: u64, length: usize) -> bool {
+pub(crate) fn within(size: u64, offset: u64, length: usize) -> bool {
     offset
         .checked_add(length as u64)
         .is_some_and(|end| end <= size)
@@ -155,6 +191,12 @@ impl FileSource {
     /// The name that it was opened with.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// It, once more.
+    pub fn file(&self) -> Result<File> {
+        let again = self.file.try_clone();
+        again.map_err(|e| Error::io("open", &self.path, e))
     }
 
     /// Whether it is a block device, whose end is not that of what is on it.
