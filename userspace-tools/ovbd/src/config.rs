@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::error::ExitCode;
 use crate::image::digest::Digest;
 use crate::resolve::RemoteBlob;
+use crate::verity::RootHash;
 use crate::{Error, Result};
 
 pub use download::Download;
@@ -111,6 +112,12 @@ pub struct LayerConfig {
     pub size: Option<u64>,
     /// Where the blob can be downloaded.
     pub url: Option<String>,
+    /// What vouches for the blob. If it is there, nothing else is read of it.
+    pub root_hash: Option<RootHash>,
+    /// The hash tree, if it is not beside the blob.
+    pub hash_tree: Option<PathBuf>,
+    /// A signature of the root hash, for the kernel to check.
+    pub signature: Option<PathBuf>,
 }
 
 impl ImageConfig {
@@ -229,6 +236,9 @@ struct RawLayer {
     target_file: Option<String>,
     target_digest: Option<String>,
     gzip_index: Option<String>,
+    verity_root_hash: Option<String>,
+    verity_tree: Option<String>,
+    verity_root_hash_sig: Option<String>,
     #[serde(flatten)]
     unknown: BTreeMap<String, Value>,
 }
@@ -352,6 +362,22 @@ impl Reader<'_> {
         let url = repository
             .zip(digest)
             .map(|(repository, digest)| format!("{}/{digest}", repository.trim_end_matches('/')));
+        let root_hash = given(raw.verity_root_hash)
+            .map(|text| text.parse::<RootHash>())
+            .transpose()
+            .map_err(|e| self.field(format!("{within}verityRootHash"), e.to_string()))?;
+        let hash_tree = given(raw.verity_tree).map(|tree| self.resolve(tree));
+        let signature = given(raw.verity_root_hash_sig).map(|file| self.resolve(file));
+        let of_root_hash = [
+            ("verityTree", &hash_tree),
+            ("verityRootHashSig", &signature),
+        ];
+        for (field, file) in of_root_hash {
+            if file.is_some() && root_hash.is_none() {
+                let reason = "without \"verityRootHash\" there is nothing to check the layer by";
+                return Err(self.field(format!("{within}{field}"), reason));
+            }
+        }
         let file = given(raw.file).map(|file| self.resolve(file));
         let dir = given(raw.dir).map(|dir| self.resolve(dir));
         if file.is_none() && dir.is_none() && url.is_none() {
@@ -364,6 +390,9 @@ impl Reader<'_> {
             digest,
             size: raw.size.filter(|&size| size > 0),
             url,
+            root_hash,
+            hash_tree,
+            signature,
         })
     }
 }

@@ -25,16 +25,19 @@ pub enum Role {
     Zfile,
     /// A file and its last bytes, joined: target linear.
     Joined,
+    /// What a root hash vouches for: target verity.
+    Verity,
 }
 
 impl Role {
-    const ALL: [Self; 3] = [Self::Image, Self::Zfile, Self::Joined];
+    const ALL: [Self; 4] = [Self::Image, Self::Zfile, Self::Joined, Self::Verity];
 
     fn letter(self) -> char {
         match self {
             Self::Image => 'I',
             Self::Zfile => 'Z',
             Self::Joined => 'J',
+            Self::Verity => 'V',
         }
     }
 
@@ -53,6 +56,7 @@ impl Role {
             Self::Image => "image",
             Self::Zfile => "zfile",
             Self::Joined => "joined",
+            Self::Verity => "verity",
         }
     }
 }

@@ -19,10 +19,14 @@ use crate::dm::Name;
 use crate::error::ExitCode;
 use crate::identity::{Identity, Role};
 use crate::image::blob::Blob;
-use crate::image::source::FileSource;
+use crate::image::source::{FileSource, Source};
 use crate::image::ImageError;
 use crate::loopdev::FileId;
 use crate::{Error, Result};
+
+mod seal;
+
+pub use seal::{Demand, Seal, Signature};
 
 /// How many bytes at either end of a layer are part of its identity: header and trailer.
 const ENDS: usize = 4096;
@@ -58,10 +62,12 @@ impl PlanError {
 }
 
 /// What changes how an image's layers are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Do not check the CRCs of compressed blocks.
     pub ignore_crc: bool,
+    /// What is to be verified by hash trees.
+    pub verity: Demand,
 }
 
 /// An image whose layers were opened and found good.
@@ -90,6 +96,8 @@ pub struct Layer {
     pub length: Bytes,
     /// Whether the layer is compressed.
     pub form: Form,
+    /// What vouches for the file, if something does: its parsers see nothing else.
+    pub seal: Option<Seal>,
     /// What identifies the layer's content.
     content: Identity,
     /// What identifies the file as it is, wrapper included.
@@ -110,6 +118,8 @@ pub enum Storage {
     Device {
         /// Its number.
         dev: u64,
+        /// Its length.
+        length: Bytes,
     },
 }
 
@@ -144,10 +154,11 @@ impl Plan {
         if !(1..=LAYERS_MAX).contains(&count) {
             return Err(PlanError::Layers(count).into());
         }
+        let configs = settings.verity.applied(&config.layers)?;
         let mut layers = Vec::with_capacity(count);
         let mut lineages = Vec::with_capacity(count);
-        for layer in &config.layers {
-            let (layer, lineage) = Layer::open(layer, settings)?;
+        for layer in &configs {
+            let (layer, lineage) = Layer::open(layer, &settings)?;
             layers.push(layer);
             lineages.push(lineage);
         }
@@ -174,12 +185,11 @@ impl Plan {
 
     /// Which targets the kernel needs, below the image first.
     pub fn targets(&self) -> Vec<&'static str> {
-        let compressed = self.layers.iter().any(|layer| layer.form != Form::Lsmt);
-        if compressed {
-            vec!["zfile", "lsmt"]
-        } else {
-            vec!["lsmt"]
-        }
+        let any = |what: fn(&Layer) -> bool| self.layers.iter().any(what);
+        let verified = any(|layer| layer.seal.is_some()).then_some("verity");
+        let compressed = any(|layer| layer.form != Form::Lsmt).then_some("zfile");
+        let targets = [verified, compressed, Some("lsmt")];
+        targets.into_iter().flatten().collect()
     }
 }
 
@@ -199,11 +209,21 @@ fn mismatches(layers: &[Layer], lineages: &[Lineage]) -> Vec<String> {
 }
 
 impl Layer {
-    fn open(config: &LayerConfig, settings: Settings) -> Result<(Self, Lineage)> {
+    fn open(config: &LayerConfig, settings: &Settings) -> Result<(Self, Lineage)> {
         let path = config.locate()?;
         let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
         let shared = file.try_clone().map_err(|e| Error::io("open", &path, e))?;
-        let blob = Blob::of(FileSource::new(shared, path.clone())?)?;
+        let source = FileSource::new(shared, path.clone())?;
+        let storage = Storage::of(&file, &path, source.size())?;
+        let (blob, seal) = match config.root_hash {
+            None => (Blob::of(source)?, None),
+            Some(root) => {
+                let is_device = source.is_device();
+                let (verified, seal) = Seal::open(source, config, root)?;
+                let blob = Blob::of_source(verified, path.clone(), is_device)?;
+                (blob, Some(seal))
+            }
+        };
         blob.require_known()?;
         let lineage = {
             let lsmt = blob.layer()?;
@@ -213,15 +233,15 @@ impl Layer {
                 parent: lsmt.parent_uuid(),
             }
         };
-        let storage = Storage::of(&file, &path)?;
         let length = blob.stored().size();
         let offset = blob.wrapper().map_or(0, |wrapper| wrapper.offset);
         let ends = ends(&blob)?;
         let place = storage.parts();
-        let digest = config.digest.map(|digest| digest.to_string());
-        let origin = digest
-            .as_ref()
-            .map_or(&place[..], |digest| digest.as_bytes());
+        let origin = match (&seal, config.digest) {
+            (Some(seal), _) => seal.identity().as_bytes().to_vec(),
+            (None, Some(digest)) => digest.to_string().into_bytes(),
+            (None, None) => place.clone(),
+        };
         let layer = Self {
             file,
             storage,
@@ -234,8 +254,9 @@ impl Layer {
                     ignore_crc: settings.ignore_crc,
                 },
             },
-            content: Identity::new(&[b"content", origin, &length.to_le_bytes(), &ends]),
+            content: Identity::new(&[b"content", &origin, &length.to_le_bytes(), &ends]),
             whole: Identity::new(&[b"whole", &place, &offset.to_le_bytes(), &ends]),
+            seal,
             path,
         };
         Ok((layer, lineage))
@@ -262,13 +283,33 @@ impl Layer {
     pub fn end(&self) -> Bytes {
         (self.offset * SECTOR).saturating_add(self.length)
     }
+
+    /// How much has to be there of the device that the file is on: up to the layer's end, or all that
+    /// was sealed.
+    pub fn needed(&self) -> Bytes {
+        let sealed = self
+            .seal
+            .as_ref()
+            .map(|seal| seal.tree.shape().data_length());
+        sealed.unwrap_or_else(|| self.end())
+    }
+
+    /// Bytes of the blocks in which the file is read at least.
+    pub fn block(&self) -> u32 {
+        let sealed = self
+            .seal
+            .as_ref()
+            .map(|seal| seal.tree.shape().data_block());
+        sealed.unwrap_or(SECTOR as u32)
+    }
 }
 
 impl Storage {
-    fn of(file: &File, path: &Path) -> Result<Self> {
+    pub(crate) fn of(file: &File, path: &Path, length: Bytes) -> Result<Self> {
         let meta = file.metadata().map_err(|e| Error::io("examine", path, e))?;
         if meta.file_type().is_block_device() {
-            return Ok(Self::Device { dev: meta.rdev() });
+            let dev = meta.rdev();
+            return Ok(Self::Device { dev, length });
         }
         let id = FileId {
             dev: meta.dev(),
@@ -280,10 +321,17 @@ impl Storage {
         })
     }
 
+    /// Its length.
+    pub fn length(self) -> Bytes {
+        match self {
+            Self::File { length, .. } | Self::Device { length, .. } => length,
+        }
+    }
+
     fn parts(self) -> Vec<u8> {
         let (kind, numbers) = match self {
             Self::File { id, length } => (b'f', [id.dev, id.inode, length]),
-            Self::Device { dev } => (b'd', [dev, 0, 0]),
+            Self::Device { dev, .. } => (b'd', [dev, 0, 0]),
         };
         let numbers = numbers.into_iter().flat_map(u64::to_le_bytes);
         [kind].into_iter().chain(numbers).collect()

@@ -2,13 +2,13 @@
 
 //! The few system calls that no safe crate wraps, and with them all of the tool's `unsafe`.
 //!
-//! Device-mapper, loop and SysV semaphores. Requests travel as byte arrays that safe code fills
+//! Device-mapper, loop, SysV semaphores and keys. Requests travel as byte arrays that safe code fills
 //! and reads with explicit offsets; nothing here reinterprets memory. What makes an ioctl sound is
 //! that the descriptor belongs to the driver that defines it, so each driver has its own
 //! descriptor type, and only opening the right character or block device makes one.
 #![allow(unsafe_code)]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -35,6 +35,9 @@ pub const DM_DATA_SIZE_AT: usize = 12;
 pub const LOOP_INFO_LEN: usize = 232;
 /// Bytes of `struct loop_config`.
 pub const LOOP_CONFIG_LEN: usize = 304;
+
+/// Stands for the keyring of the calling process (`KEY_SPEC_PROCESS_KEYRING`).
+const PROCESS_KEYRING: c_int = -2;
 
 const LOOP_GET_STATUS64: Opcode = 0x4c05;
 const LOOP_CONFIGURE: Opcode = 0x4c0a;
@@ -243,6 +246,28 @@ fn get(key: u32, count: u8, flags: c_int) -> io::Result<Semaphores> {
     let key = c_int::from_ne_bytes(key.to_ne_bytes());
     // SAFETY: semget takes three integers and touches no memory of ours.
     check(unsafe { libc::semget(key, c_int::from(count), flags) }).map(Semaphores)
+}
+
+/// Adds a key of the type "user" to the keyring of this process, where only its own requests find it;
+/// the kernel forgets it when the process ends.
+pub fn add_key(description: &str, payload: &[u8]) -> io::Result<()> {
+    let description = CString::new(description).map_err(io::Error::other)?;
+    // SAFETY: The kernel reads two strings that end with a NUL and the bytes of `payload`, and keeps
+    // none of the pointers.
+    let key = unsafe {
+        libc::syscall(
+            libc::SYS_add_key,
+            c"user".as_ptr(),
+            description.as_ptr(),
+            payload.as_ptr(),
+            payload.len(),
+            PROCESS_KEYRING,
+        )
+    };
+    if key < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

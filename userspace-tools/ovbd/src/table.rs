@@ -6,6 +6,7 @@
 //! is not there yet, a text stands for it: `ovbd table` prints, and touches nothing.
 
 use std::fmt::{self, Write};
+use std::path::Path;
 
 use overlaybd_format::table::{write_lsmt, LayerArg, ZfileArgs};
 use overlaybd_format::{Bytes, Sectors, SECTOR};
@@ -13,8 +14,9 @@ use serde::{Serialize, Serializer};
 
 use crate::dm::node::mapper_path;
 use crate::dm::{Name, Target};
-use crate::identity::Role;
-use crate::plan::{Form, Layer, Plan, Storage};
+use crate::identity::{Identity, Role};
+use crate::plan::{Form, Layer, Plan, Seal, Storage};
+use crate::verity::shape::{HASH_BLOCK, HASH_START};
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -79,6 +81,24 @@ pub fn lsmt(plan: &Plan, devices: &[String]) -> Target {
     }
 }
 
+/// The table of the device that shows what `seal` vouches for: data on `device`, its tree on `tree`.
+pub fn verity(seal: &Seal, device: &str, tree: &str) -> Target {
+    let (shape, root) = (seal.tree.shape(), seal.tree.root());
+    let (block, blocks, salt) = (shape.data_block(), shape.data_blocks(), shape.salt());
+    let mut params = format!(
+        "1 {device} {tree} {block} {HASH_BLOCK} {blocks} {HASH_START} sha256 {root} {salt}"
+    );
+    if let Some(key) = seal.key() {
+        let _ = write!(params, " 2 root_hash_sig_key_desc {key}");
+    }
+    Target {
+        start: 0,
+        length: shape.data_length() / SECTOR,
+        kind: "verity".to_owned(),
+        params,
+    }
+}
+
 /// The table that puts `tail`, of `tail_sectors`, behind the first `sectors` of `device`.
 pub fn joined(device: &str, sectors: Sectors, tail: &str, tail_sectors: Sectors) -> [Target; 2] {
     let line = |start, length, device: &str| Target {
@@ -101,31 +121,35 @@ pub struct Device {
     pub table: Vec<Target>,
 }
 
+/// The block devices that a layer lies on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lowers {
+    /// Its file.
+    pub data: String,
+    /// The hash tree of that; means nothing for a layer that is not sealed.
+    pub tree: String,
+}
+
 /// The devices that `plan` needs under the name `name`, the image itself last. `lowers` are the
 /// block devices that its layers lie on.
-pub fn devices(plan: &Plan, name: &Name, lowers: &[String]) -> Vec<Device> {
+pub fn devices(plan: &Plan, name: &Name, lowers: &[Lowers]) -> Vec<Device> {
     let mut devices: Vec<Device> = Vec::new();
     let mut below = Vec::new();
     for (layer, lower) in plan.layers.iter().zip(lowers) {
-        let Form::Zfile {
+        let mut device = lower.data.clone();
+        if let Some(seal) = &layer.seal {
+            let table = verity(seal, &device, &lower.tree);
+            device = add(&mut devices, seal.identity(), Role::Verity, table);
+        }
+        if let Form::Zfile {
             original,
             ignore_crc,
         } = layer.form
-        else {
-            below.push(lower.clone());
-            continue;
-        };
-        let identity = layer.identity();
-        let device = Device {
-            name: identity.name(Role::Zfile),
-            uuid: identity.uuid(Role::Zfile),
-            table: vec![zfile(layer, lower, original, ignore_crc)],
-        };
-        below.push(mapper_path(&device.name).display().to_string());
-        // An image may have the same layer twice.
-        if !devices.iter().any(|other| other.uuid == device.uuid) {
-            devices.push(device);
+        {
+            let table = zfile(layer, &device, original, ignore_crc);
+            device = add(&mut devices, layer.identity(), Role::Zfile, table);
         }
+        below.push(device);
     }
     let table = vec![lsmt(plan, &below)];
     devices.push(Device {
@@ -136,17 +160,41 @@ pub fn devices(plan: &Plan, name: &Name, lowers: &[String]) -> Vec<Device> {
     devices
 }
 
-/// A text for each layer that stands for its block device: the path of one that is a block device,
-/// and `{FILE}` for a file, which needs one first.
-pub fn stand_ins(plan: &Plan) -> Vec<String> {
-    let stand_in = |layer: &Layer| {
-        let path = layer.path.display();
-        match layer.storage {
-            Storage::Device { .. } => path.to_string(),
-            Storage::File { .. } => format!("{{{path}}}"),
-        }
+/// Adds an inner device, unless it is there: an image may have the same layer twice. Returns its path.
+fn add(devices: &mut Vec<Device>, identity: Identity, role: Role, table: Target) -> String {
+    let device = Device {
+        name: identity.name(role),
+        uuid: identity.uuid(role),
+        table: vec![table],
     };
-    plan.layers.iter().map(stand_in).collect()
+    let path = mapper_path(&device.name).display().to_string();
+    if !devices.iter().any(|other| other.uuid == device.uuid) {
+        devices.push(device);
+    }
+    path
+}
+
+/// Texts for each layer that stand for its block devices: the path of one that is a block device,
+/// and `{FILE}` for a file, which needs one first.
+pub fn stand_ins(plan: &Plan) -> Vec<Lowers> {
+    let layers = plan.layers.iter();
+    let lowers = layers.map(|layer| Lowers {
+        data: stand_in(&layer.path, layer.storage),
+        tree: layer
+            .seal
+            .as_ref()
+            .map(|seal| stand_in(seal.tree.path(), seal.storage))
+            .unwrap_or_default(),
+    });
+    lowers.collect()
+}
+
+fn stand_in(path: &Path, storage: Storage) -> String {
+    let path = path.display();
+    match storage {
+        Storage::Device { .. } => path.to_string(),
+        Storage::File { .. } => format!("{{{path}}}"),
+    }
 }
 
 /// What has to be done with layers that are files before tables can be used: a sentence each.
@@ -154,23 +202,33 @@ pub fn stand_ins(plan: &Plan) -> Vec<String> {
 pub fn needs(plan: &Plan, named: bool) -> Vec<String> {
     let mut needs = Vec::new();
     for layer in &plan.layers {
-        let path = layer.path.display();
-        let Storage::File { length, .. } = layer.storage else {
-            continue;
-        };
-        if layer.end() > length / SECTOR * SECTOR {
-            let padded = length.next_multiple_of(SECTOR);
+        let (path, length) = (layer.path.display(), layer.storage.length());
+        let block = u64::from(layer.block());
+        if layer.needed() > length / block * block {
+            let padded = length.next_multiple_of(block);
             needs.push(format!(
-                "{path}: has {length} bytes, and a device has whole sectors: pad a copy of it with \
+                "{path}: has {length} bytes, and is read in blocks of {block}: pad a copy of it with \
                  zeros to {padded} bytes"
             ));
         }
     }
-    let is_file = |layer: &Layer| matches!(layer.storage, Storage::File { .. });
-    if !named && plan.layers.iter().any(is_file) {
+    for seal in plan.layers.iter().filter_map(|layer| layer.seal.as_ref()) {
+        if let (Some(key), Some(signature)) = (seal.key(), &seal.signature) {
+            needs.push(format!(
+                "{}: has to be a key while tables are loaded: `keyctl padd user {key} @s <FILE`",
+                signature.path.display()
+            ));
+        }
+    }
+    let is_file = |storage: Storage| matches!(storage, Storage::File { .. });
+    let files = |layer: &Layer| {
+        let tree = layer.seal.as_ref().map(|seal| seal.storage);
+        is_file(layer.storage) || tree.is_some_and(is_file)
+    };
+    if !named && plan.layers.iter().any(files) {
         needs.push(
             "{FILE} stands for a block device with that file on it: `losetup --read-only \
-             --direct-io=on --find --show FILE` makes one; --devices names them"
+             --direct-io=on --find --show FILE` makes one; --devices and --tree-devices name them"
                 .to_owned(),
         );
     }

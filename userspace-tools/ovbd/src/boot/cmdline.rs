@@ -4,12 +4,17 @@
 
 /// The parameter that names the layers.
 pub const PARAMETER: &str = "ovbd.root";
+/// The parameter with their hash trees and root hashes.
+pub const VERITY_PARAMETER: &str = "ovbd.verity";
 
 /// What the command line says about the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// The disks that the layers are on, bottom first: each a path below `/dev`, or a serial number.
     pub layers: Vec<String>,
+    /// The disks that their hash trees are on, with the root hashes as text, in the same order; if it
+    /// is there, each layer has to have one.
+    pub trees: Option<Vec<(String, String)>>,
     /// Changes are possible (`rw`); they go to memory.
     pub writable: bool,
     /// The file system's type (`rootfstype`).
@@ -34,6 +39,10 @@ impl Parameters {
                     let layers = value.split(',').filter(|layer| !layer.is_empty());
                     parameters.layers = layers.map(ToOwned::to_owned).collect();
                 }
+                VERITY_PARAMETER => {
+                    let trees = value.split(',').filter(|tree| !tree.is_empty());
+                    parameters.trees = Some(trees.map(tree_and_hash).collect());
+                }
                 "ro" => parameters.writable = false,
                 "rw" => parameters.writable = true,
                 "rootfstype" => parameters.fs_type = given(),
@@ -44,6 +53,12 @@ impl Parameters {
         }
         parameters
     }
+}
+
+/// `DISK:HASH`; a disk's own name may have colons.
+fn tree_and_hash(text: &str) -> (String, String) {
+    let (disk, hash) = text.rsplit_once(':').unwrap_or((text, ""));
+    (disk.to_owned(), hash.to_owned())
 }
 
 /// The words of a line. Double quotes hold spaces together and are not part of a word.
@@ -73,6 +88,7 @@ mod tests {
                     rootflags=nodev init=/bin/a rw -- ro init=/bin/b\n";
         let expected = Parameters {
             layers: vec!["/dev/vda".to_owned(), "top".to_owned()],
+            trees: None,
             writable: true,
             fs_type: Some("erofs".to_owned()),
             flags: Some("nodev".to_owned()),
@@ -81,6 +97,19 @@ mod tests {
         assert_eq!(Parameters::parse(line), expected);
         assert_eq!(Parameters::parse("quiet"), Parameters::default());
         assert_eq!(Parameters::parse("init="), Parameters::default());
+    }
+
+    #[test]
+    fn trees_have_root_hashes() {
+        let trees = |line: &str| Parameters::parse(line).trees;
+        let pair = |disk: &str, hash: &str| (disk.to_owned(), hash.to_owned());
+        let expected = [pair("base-tree", "00ff"), pair("a:b", "11")];
+        let found = trees("ovbd.verity=base-tree:00ff,,a:b:11 rw").unwrap();
+        assert_eq!(found, expected);
+        assert_eq!(trees("ovbd.verity=tree").unwrap(), [pair("tree", "")]);
+        // Whoever wrote that wants something verified.
+        assert_eq!(trees("ovbd.verity="), Some(Vec::new()));
+        assert_eq!(trees("ovbd.root=a"), None);
     }
 
     #[test]

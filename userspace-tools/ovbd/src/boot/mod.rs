@@ -4,7 +4,8 @@
 //! modules.
 //!
 //! The layers are block devices, virtio disks for example. `ovbd.root=` on the kernel's command line
-//! names them, bottom first, and says all that has to be said; what other parameters mean for the
+//! names them, bottom first, and says all that has to be said; `ovbd.verity=` names their hash trees
+//! and root hashes, if they are to be verified; what other parameters mean for the
 //! root file system (`ro`, `rw`, `rootfstype`, `rootflags`, `init`) they mean here.
 
 mod cmdline;
@@ -24,12 +25,13 @@ use crate::config::ImageConfig;
 use crate::dm::Name;
 use crate::error::ExitCode;
 use crate::mount::{self, overlay::Upper};
-use crate::plan::{Plan, Settings};
+use crate::plan::{Demand, Plan, Settings};
 use crate::step::Watch;
 use crate::up::{self, MountAt};
+use crate::verity::InvalidRootHash;
 use crate::{Error, Result};
 
-pub use cmdline::{Parameters, PARAMETER};
+pub use cmdline::{Parameters, PARAMETER, VERITY_PARAMETER};
 
 /// The name of the root's device.
 const NAME: &str = "root";
@@ -63,6 +65,14 @@ pub enum BootError {
         /// Those that did appear.
         there: String,
     },
+    /// There is no root hash for a hash tree.
+    #[error("{VERITY_PARAMETER}: {disk}: {source}: DISK:HASH,DISK:HASH,… are the disks with the layers' hash trees, and the root hashes")]
+    RootHash {
+        /// The disk with the tree.
+        disk: String,
+        /// What is in the place of the hash.
+        source: InvalidRootHash,
+    },
     /// The image has nothing to run.
     #[error("no program to run in the image: tried {0}")]
     NoProgram(String),
@@ -73,7 +83,7 @@ impl BootError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::NotInit => ExitCode::Usage,
-            Self::NoParameter => ExitCode::Invalid,
+            Self::NoParameter | Self::RootHash { .. } => ExitCode::Invalid,
             Self::NoDisk { .. } | Self::NoProgram(_) => ExitCode::NotFound,
         }
     }
@@ -100,7 +110,11 @@ pub fn boot(arguments: &[OsString], watch: Watch<'_>) -> Result<Infallible> {
     }
     modules::load_all(Path::new(MODULES))?;
     let disks = disks::wait_for(&parameters.layers)?;
-    set_up(&parameters, disks, watch)?;
+    let settings = Settings {
+        verity: verity(&parameters)?,
+        ..Settings::default()
+    };
+    set_up(&parameters, disks, settings, watch)?;
     switch::to(Path::new(SYSROOT))?;
     let inits = match &parameters.init {
         Some(init) => vec![init.as_str()],
@@ -129,7 +143,32 @@ fn mount_kernels(kind: &'static str, target: &Path) -> Result<()> {
     }
 }
 
-fn set_up(parameters: &Parameters, disks: Vec<PathBuf>, watch: Watch<'_>) -> Result<()> {
+/// What the command line says vouches for the layers.
+fn verity(parameters: &Parameters) -> Result<Demand> {
+    let hash = |(disk, hash): &(String, String)| {
+        hash.parse().map_err(|source| BootError::RootHash {
+            disk: disk.clone(),
+            source,
+        })
+    };
+    let Some(trees) = &parameters.trees else {
+        return Ok(Demand::default());
+    };
+    let disks: Vec<String> = trees.iter().map(|(disk, _)| disk.clone()).collect();
+    Ok(Demand {
+        required: true,
+        root_hashes: trees.iter().map(hash).collect::<Result<_, _>>()?,
+        hash_trees: disks::wait_for(&disks)?,
+        signatures: Vec::new(),
+    })
+}
+
+fn set_up(
+    parameters: &Parameters,
+    disks: Vec<PathBuf>,
+    settings: Settings,
+    watch: Watch<'_>,
+) -> Result<()> {
     let target = PathBuf::from(SYSROOT);
     match fs::create_dir(&target) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -137,7 +176,7 @@ fn set_up(parameters: &Parameters, disks: Vec<PathBuf>, watch: Watch<'_>) -> Res
         }
         _ => {}
     }
-    let plan = Plan::new(&ImageConfig::of_files(disks), Settings::default())?;
+    let plan = Plan::new(&ImageConfig::of_files(disks), settings)?;
     let mount_at = MountAt {
         target,
         options: mount::Options {

@@ -28,6 +28,9 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Kernel parameters:
   ovbd.root=DISK,…   the disks with the layers, bottom first
+  ovbd.verity=DISK:HASH,…
+                     the disks with their hash trees, and the root hashes, in the same order; then
+                     nothing is read of a layer that its root hash does not vouch for
   rw                 changes are possible; they go to memory [default: read-only]
   rootfstype=TYPE    the file system's type [default: what the disk shows]
   rootflags=OPTIONS  mount options

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ovbd::image::size::Human;
 use ovbd::list::graph::{self, Graph};
-use ovbd::list::{self, Inner, Listing, Lower};
+use ovbd::list::{self, Inner, Listing, Lower, Verity};
 use ovbd::output::columns::Columns;
 use ovbd::output::Output;
 use ovbd::Result;
@@ -18,7 +18,7 @@ use super::StoreArgs;
 /// List the images and layers that are set up
 ///
 /// Asks the kernel; there is no record that could be wrong. The store tells the references of images
-/// whose layers lie there. MEMORY is calculated: about what a device takes in the kernel.
+/// whose layers lie there. In the graph, ✓ marks verified layers. MEMORY is calculated: about what a device takes in the kernel.
 #[derive(clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
@@ -127,7 +127,7 @@ fn layer_table(layers: &[Inner]) -> String {
         let read = layer.counters.as_ref();
         columns.row([
             layer.name.clone(),
-            layer.state.word().to_owned(),
+            state(layer).to_owned(),
             layer.open_count.to_string(),
             bytes(layer.memory_bytes),
             bytes(read.map(|c| c.read_sectors.saturating_mul(SECTOR))),
@@ -136,6 +136,16 @@ fn layer_table(layers: &[Inner]) -> String {
         ]);
     }
     columns.to_string()
+}
+
+/// A word for how a layer is.
+fn state(layer: &Inner) -> &'static str {
+    match layer.verity {
+        Some(Verity {
+            corrupted: true, ..
+        }) => "CORRUPTED",
+        _ => layer.state.word(),
+    }
 }
 
 /// What something stands on: the file, the device's name, or at least its number.
@@ -185,6 +195,7 @@ mod tests {
                 used_by: vec!["web".into()],
                 lowers: vec![lower("7:0", None, Some("/l/0.tar"))],
                 ignore_crc: false,
+                verity: None,
                 memory_bytes: None,
                 counters: None,
             }],

@@ -21,6 +21,7 @@ mod push;
 #[cfg(feature = "registry")]
 mod registry;
 mod rmi;
+mod seal;
 mod status;
 mod table;
 #[cfg(feature = "registry")]
@@ -107,6 +108,7 @@ enum Command {
     Build(build::Args),
     Compress(compress::Args),
     Extract(extract::Args),
+    Seal(seal::Args),
     Table(table::Args),
     Up(up::Args),
     Down(down::Args),
@@ -134,6 +136,7 @@ impl Command {
             Self::Build(args) => build::run(args, output),
             Self::Compress(args) => compress::run(args, output),
             Self::Extract(args) => extract::run(args, output),
+            Self::Seal(args) => seal::run(args, output),
             Self::Table(args) => table::run(args, output),
             Self::Up(args) => up::run(args, output),
             Self::Down(args) => down::run(args, output),

@@ -4,7 +4,7 @@
 
 use ovbd::dm::Name;
 use ovbd::image::size::Human;
-use ovbd::list::{self, Image, Inner, LayerCounters, Listing};
+use ovbd::list::{self, Image, Inner, LayerCounters, Listing, Verity};
 use ovbd::output::Output;
 use ovbd::Result;
 
@@ -84,6 +84,9 @@ fn layer_text(layer: &Inner) -> String {
     if layer.ignore_crc {
         text += "  does not check CRCs\n";
     }
+    if let Some(verity) = &layer.verity {
+        text += &verity_text(verity);
+    }
     match layer.lowers.first().and_then(|lower| lower.direct_io) {
         Some(true) => text += "  direct I/O\n",
         Some(false) => text += "  no direct I/O: its pages are cached twice\n",
@@ -95,6 +98,15 @@ fn layer_text(layer: &Inner) -> String {
         .as_ref()
         .map(counters_text)
         .unwrap_or_default()
+}
+
+fn verity_text(verity: &Verity) -> String {
+    let signed = if verity.signed { ", signed" } else { "" };
+    let mut text = format!("  root hash {}{signed}\n", verity.root_hash);
+    if verity.corrupted {
+        text += "  CORRUPTED: a block was read that is not the one that was sealed\n";
+    }
+    text
 }
 
 fn memory_text(bytes: Option<u64>) -> String {
@@ -128,6 +140,20 @@ fn counters_text(c: &LayerCounters) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ovbd::verity::RootHash;
+
+    #[test]
+    fn a_wrong_block_stands_out() {
+        let mut verity = Verity {
+            root_hash: RootHash::new([0xab; 32]),
+            signed: true,
+            corrupted: false,
+        };
+        let fine = format!("  root hash {}, signed\n", "ab".repeat(32));
+        assert_eq!(verity_text(&verity), fine);
+        verity.corrupted = true;
+        assert!(verity_text(&verity).starts_with(&format!("{fine}  CORRUPTED: ")));
+    }
 
     #[test]
     fn errors_stand_out() {

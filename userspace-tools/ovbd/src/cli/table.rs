@@ -30,6 +30,14 @@ pub struct Args {
     /// The block devices that the layers are on, bottom first, separated by commas
     #[arg(short, long, value_name = "DEVICE,…", value_delimiter = ',')]
     devices: Vec<String>,
+    /// The block devices that their hash trees are on, if they are sealed
+    #[arg(
+        long,
+        value_name = "DEVICE,…",
+        value_delimiter = ',',
+        requires = "devices"
+    )]
+    tree_devices: Vec<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -37,6 +45,7 @@ Examples:
   ovbd table config.v1.json
   ovbd table registry.example/app:1 --devices /dev/vda,/dev/vdb,/dev/vdc
   ovbd table layer0.tar layer1.tar --devices /dev/vdb,/dev/vdc
+  ovbd table app.json --devices /dev/vda,/dev/vdb --tree-devices /dev/vdc,/dev/vdd
   ovbd table /dev/vdb /dev/vdc --name root --concise > tables
   dmsetup create --concise \"$(cat tables)\"";
 
@@ -52,12 +61,18 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
         let resolved = sources.resolve(input)?;
         Plan::new(&resolved.config, args.image.settings())
     })?;
-    let named = !args.devices.is_empty();
-    let lowers = match named {
-        true if args.devices.len() == plan.layers.len() => args.devices.clone(),
-        true => return Err(PlanError::Devices(args.devices.len(), plan.layers.len()).into()),
-        false => table::stand_ins(&plan),
-    };
+    let mut lowers = table::stand_ins(&plan);
+    check(&args.devices, lowers.len())?;
+    check(&args.tree_devices, lowers.len())?;
+    for (lower, device) in lowers.iter_mut().zip(&args.devices) {
+        lower.data.clone_from(device);
+    }
+    for (lower, device) in lowers.iter_mut().zip(&args.tree_devices) {
+        lower.tree.clone_from(device);
+    }
+    let sealed = plan.layers.iter().any(|layer| layer.seal.is_some());
+    let trees_are_named = !sealed || !args.tree_devices.is_empty();
+    let named = !args.devices.is_empty() && trees_are_named;
     for note in &plan.notes {
         output.remark(note);
     }
@@ -74,4 +89,13 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
         table::lines
     };
     output.answer(&report, || form(&report.devices))
+}
+
+/// There is a device for each layer, or none at all.
+fn check(devices: &[String], layers: usize) -> Result<(), PlanError> {
+    match devices.len() {
+        0 => Ok(()),
+        count if count == layers => Ok(()),
+        count => Err(PlanError::Devices(count, layers)),
+    }
 }

@@ -8,11 +8,12 @@ use ovbd::dm::Name;
 use ovbd::image::size::Human;
 use ovbd::mount::{self, overlay::Upper};
 use ovbd::output::Output;
-use ovbd::plan::Settings;
+use ovbd::plan::{Demand, Settings};
 #[cfg(feature = "registry")]
 use ovbd::resolve::Fetch;
 use ovbd::resolve::{Input, Sources};
 use ovbd::up::{self, LayerReport, MountAt, Report};
+use ovbd::verity::RootHash;
 use ovbd::Result;
 
 #[cfg(feature = "registry")]
@@ -21,8 +22,8 @@ use super::StoreArgs;
 
 /// Set an image up as a block device, and mount it
 ///
-/// Makes /dev/mapper/NAME: a loop device for each layer file, a zfile device for each compressed
-/// layer, and an lsmt device on top. A layer that another image uses already is shared. What is set
+/// Makes /dev/mapper/NAME: a loop device for each layer file, a verity device for each sealed one, a
+/// zfile device for each compressed one, and an lsmt device on top. A layer that another image uses already is shared. What is set
 /// up already stays as it is, so that the command can be repeated; if it is interrupted, repeat it,
 /// or clear up with `ovbd down NAME`.
 ///
@@ -58,6 +59,10 @@ Examples:
   ovbd up base layer0.tar layer1.tar layer2.tar
   ovbd up web config.v1.json --mount /mnt/web -o nosuid,nodev
   ovbd up web config.v1.json --mount /mnt/web --writable=/var/lib/web-changes
+  ovbd up web layer0.tar layer1.tar --verity --root-hash 8f3d…,02c4…
+
+A layer with a root hash is verified: all that is read of it, by the kernel and by this command, is
+what `ovbd seal` saw. A root hash without its tree, or with another one, is an error.
 
 A file system whose journal was not replayed is mounted so that it stays that way (ext4: noload);
 the command says so. udev makes no by-uuid links for these devices: images from one base have the
@@ -82,6 +87,29 @@ pub struct ImageArgs {
     /// Do not check the CRCs of compressed blocks
     #[arg(long)]
     ignore_crc: bool,
+    #[command(flatten)]
+    verity: VerityArgs,
+}
+
+/// What the help calls what follows.
+const HEADING: &str = "Verification";
+
+/// What vouches for the layers.
+#[derive(clap::Args)]
+struct VerityArgs {
+    /// Refuse layers for which there is no root hash
+    #[arg(long, help_heading = HEADING)]
+    verity: bool,
+    /// The root hashes of the layers, bottom first, separated by commas; instead of those that the
+    /// configuration or the store has
+    #[arg(long, value_name = "HASH,…", value_delimiter = ',', help_heading = HEADING)]
+    root_hash: Vec<RootHash>,
+    /// The hash trees of the layers, files or block devices, if they are not beside them
+    #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = HEADING)]
+    hash_tree: Vec<PathBuf>,
+    /// Signatures of the root hashes, for the kernel to check by its keys: PKCS #7, DER, detached
+    #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = HEADING)]
+    roothash_sig: Vec<PathBuf>,
 }
 
 impl ImageArgs {
@@ -112,6 +140,12 @@ impl ImageArgs {
     pub fn settings(&self) -> Settings {
         Settings {
             ignore_crc: self.ignore_crc,
+            verity: Demand {
+                required: self.verity.verity,
+                root_hashes: self.verity.root_hash.clone(),
+                hash_trees: self.verity.hash_tree.clone(),
+                signatures: self.verity.roothash_sig.clone(),
+            },
         }
     }
 }
@@ -180,6 +214,9 @@ fn layer_text(layer: &LayerReport) -> String {
     if layer.compressed {
         text += ", compressed";
     }
+    if layer.root_hash.is_some() {
+        text += ", verified";
+    }
     if layer.shared {
         text += ", shared";
     }
@@ -201,6 +238,7 @@ mod tests {
             path: path.into(),
             number: "253:0".into(),
             compressed,
+            root_hash: (!compressed).then(|| RootHash::new([0; 32])),
             shared,
             direct_io,
         };
@@ -222,7 +260,7 @@ mod tests {
 web: /dev/mapper/web (253:3), 64.0 MiB
   253:0 a.zfile, compressed, direct I/O
   253:0 b.zfile, compressed, shared
-  253:0 c.lsmt, no direct I/O: its file system cannot
+  253:0 c.lsmt, verified, no direct I/O: its file system cannot
 ";
         assert_eq!(text(&report), expected);
     }

@@ -176,3 +176,38 @@ fn results_are_in_the_reference_s_words() {
         "failed:/l: cannot open: entity not found"
     );
 }
+
+#[test]
+fn root_hashes_are_read() {
+    let root = "0123456789abcdef".repeat(4);
+    let text = format!(
+        r#"{{"lowers": [
+            {{"file": "a", "verityRootHash": "{root}"}},
+            {{"file": "b", "verityRootHash": "{root}", "verityTree": "trees/b", "verityRootHashSig": "b.p7s"}},
+            {{"file": "c", "verityRootHash": ""}}
+        ]}}"#
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.notes, [""; 0]);
+    let roots: Vec<_> = config.layers.iter().map(|layer| layer.root_hash).collect();
+    let expected = Some(root.parse().unwrap());
+    assert_eq!(roots, [expected, expected, None]);
+    let tree = config.layers[1].hash_tree.as_deref();
+    assert_eq!(tree, Some(Path::new("/images/web/trees/b")));
+    let signature = config.layers[1].signature.as_deref();
+    assert_eq!(signature, Some(Path::new("/images/web/b.p7s")));
+    let wrong = refusal(r#"{"lowers": [{"file": "a", "verityRootHash": "00"}]}"#);
+    assert!(
+        wrong.contains("lowers[0].verityRootHash: `00` is no root hash"),
+        "{wrong}"
+    );
+    for field in ["verityTree", "verityRootHashSig"] {
+        let alone = refusal(&format!(
+            r#"{{"lowers": [{{"file": "a", "{field}": "t"}}]}}"#
+        ));
+        assert!(
+            alone.contains(&format!("lowers[0].{field}: without")),
+            "{alone}"
+        );
+    }
+}

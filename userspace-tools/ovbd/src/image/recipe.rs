@@ -14,10 +14,11 @@ use serde_json::{json, Map, Value};
 use super::atomic::AtomicFile;
 use super::error::ImageError;
 use super::output::Written;
+use crate::verity::RootHash;
 use crate::{Error, Result};
 
 /// Fields with paths in the description of a layer.
-const PATHS: [&str; 2] = ["file", "dir"];
+const PATHS: [&str; 4] = ["file", "dir", "verityTree", "verityRootHashSig"];
 
 /// A configuration that waits for its topmost layer.
 #[derive(Debug)]
@@ -87,6 +88,20 @@ impl Recipe {
             "digest": layer.digest,
             "size": layer.size,
         }));
+        self.write()
+    }
+
+    /// Notes the root hashes of the layers, bottom first, and writes the file.
+    pub fn seal(mut self, hashes: &[RootHash]) -> Result<()> {
+        for (layer, hash) in self.layers.iter_mut().zip(hashes) {
+            if let Value::Object(fields) = layer {
+                fields.insert("verityRootHash".to_owned(), json!(hash));
+            }
+        }
+        self.write()
+    }
+
+    fn write(mut self) -> Result<()> {
         // Other readers insist on this field.
         self.fields
             .entry("repoBlobUrl")
@@ -257,6 +272,24 @@ mod tests {
                 root.join(name).to_str().unwrap()
             );
         }
+    }
+
+    #[test]
+    fn root_hashes_are_noted() {
+        let folder = Folder::new();
+        let config = folder.path("config.v1.json");
+        let text = r#"{"lowers":[{"file":"a","x":1},{"file":"b"},{"file":"c"}],"download":{}}"#;
+        fs::write(&config, text).unwrap();
+        let hashes = [1, 2].map(|byte| RootHash::new([byte; 32]));
+        let recipe = Recipe::of_config(&config, &config, true).unwrap();
+        recipe.seal(&hashes).unwrap();
+        let sealed = folder.read("config.v1.json");
+        assert_eq!(sealed["lowers"][0]["verityRootHash"], "01".repeat(32));
+        assert_eq!(sealed["lowers"][0]["x"], 1);
+        assert_eq!(sealed["lowers"][1]["verityRootHash"], "02".repeat(32));
+        // A trace of reads, which is no layer.
+        assert_eq!(sealed["lowers"][2], json!({ "file": "c" }));
+        assert!(sealed["download"].is_object());
     }
 
     #[test]

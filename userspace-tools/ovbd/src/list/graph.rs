@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::model::{Image, Listing};
+use super::model::{Image, Listing, Verity};
 
 mod svg;
 
@@ -81,7 +81,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// A layer's file; of one in a store, the beginning of its digest.
+/// A layer's file; of one in a store, the beginning of its digest. Marked if it is verified.
 fn label(listing: &Listing, image: &Image, number: &str) -> String {
     let lower = image.layers.iter().find(|lower| lower.number == number);
     let file = lower.and_then(|lower| listing.file(lower));
@@ -91,9 +91,16 @@ fn label(listing: &Listing, image: &Image, number: &str) -> String {
     };
     let name = name.to_string_lossy();
     let is_digest = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
-    match is_digest {
+    let shown: String = match is_digest {
         true => name.chars().take(DIGITS).collect(),
         false => name.into_owned(),
+    };
+    match lower.and_then(|lower| listing.verity(lower)) {
+        None => shown,
+        Some(Verity {
+            corrupted: false, ..
+        }) => format!("{shown} ✓"),
+        Some(_) => format!("{shown} ✗ CORRUPTED"),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::loopdev;
 use crate::mount;
 use crate::Result;
 
-pub use model::{Image, ImageCounters, Inner, LayerCounters, Listing, Lower, State};
+pub use model::{Image, ImageCounters, Inner, LayerCounters, Listing, Lower, State, Verity};
 
 /// Why there is nothing to say.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,9 @@ impl Survey {
         for (role, info) in &self.devices {
             match role {
                 Role::Image => listing.images.push(self.image(info)?),
-                Role::Zfile | Role::Joined => listing.layers.push(self.inner(*role, info)),
+                Role::Zfile | Role::Joined | Role::Verity => {
+                    listing.layers.push(self.inner(*role, info))
+                }
             }
         }
         Ok(listing)
@@ -143,13 +145,13 @@ impl Survey {
 
     fn inner(&self, role: Role, info: &Info) -> Inner {
         let table = self.dm.table(Id::Dev(info.dev)).unwrap_or_default();
-        let devices = table
-            .iter()
-            .filter_map(|line| line.params.split_whitespace().next());
+        let devices = table.iter().flat_map(below);
         let zfile = table.first().filter(|_| role == Role::Zfile);
         let args = zfile.and_then(|line| ZfileArgs::parse(line.params.split_whitespace()).ok());
-        let status = self.status(info);
-        let status = status.and_then(|line| ZfileStatus::parse(&line).ok());
+        let line = self.status(info);
+        let verity = table.first().filter(|_| role == Role::Verity);
+        let verity = verity.and_then(|table| Verity::parse(&table.params, line.as_deref()?));
+        let status = line.and_then(|line| ZfileStatus::parse(&line).ok());
         Inner {
             name: info.name.clone(),
             role: role.word(),
@@ -160,6 +162,7 @@ impl Survey {
             used_by: self.users.get(&info.dev).cloned().unwrap_or_default(),
             lowers: devices.map(|device| self.lower(device)).collect(),
             ignore_crc: args.is_some_and(|args| args.ignore_crc),
+            verity,
             memory_bytes: status.as_ref().map(memory::layer),
             counters: status.as_ref().map(layer_counters),
         }
@@ -191,6 +194,16 @@ impl Survey {
             file: bound.and_then(|bound| bound.file.clone()),
             direct_io: bound.map(|bound| bound.direct_io),
         }
+    }
+}
+
+/// The devices in a line of an inner device's table.
+fn below(line: &Target) -> Vec<&str> {
+    let words = line.params.split_whitespace();
+    match line.kind.as_str() {
+        // Version, data, hash tree.
+        "verity" => words.skip(1).take(2).collect(),
+        _ => words.take(1).collect(),
     }
 }
 
@@ -247,6 +260,34 @@ mod tests {
         let devices = layer_devices("3 253:0 0 4096 7:1 1 8192 253:2 0 100");
         assert_eq!(devices, ["253:0", "7:1", "253:2"]);
         assert_eq!(layer_devices("x"), [""; 0]);
+    }
+
+    #[test]
+    fn a_verity_device_stands_on_data_and_tree() {
+        let root = "0123456789abcdef".repeat(4);
+        let line = |kind: &str, params: String| Target {
+            start: 0,
+            length: 8,
+            kind: kind.to_owned(),
+            params,
+        };
+        let table = format!("1 7:0 7:1 4096 4096 1 1 sha256 {root} -");
+        assert_eq!(below(&line("verity", table.clone())), ["7:0", "7:1"]);
+        assert_eq!(below(&line("linear", "7:2 0".to_owned())), ["7:2"]);
+        let expected = Verity {
+            root_hash: root.parse().unwrap(),
+            signed: false,
+            corrupted: false,
+        };
+        assert_eq!(Verity::parse(&table, "V -"), Some(expected));
+        let signed = format!("{table} 2 root_hash_sig_key_desc x");
+        let expected = Verity {
+            signed: true,
+            corrupted: true,
+            ..expected
+        };
+        assert_eq!(Verity::parse(&signed, "C -"), Some(expected));
+        assert_eq!(Verity::parse("", ""), None);
     }
 
     #[test]

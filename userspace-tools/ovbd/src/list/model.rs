@@ -12,7 +12,13 @@ use crate::identity::Role;
 use crate::output::paths;
 use crate::reference::Reference;
 use crate::store::Store;
+use crate::verity::RootHash;
 use crate::Result;
+
+/// The option of the target verity that names a signature.
+const SIGNED: &str = "root_hash_sig_key_desc";
+/// Its status, if a block was wrong.
+const CORRUPTED: &str = "C";
 
 /// How far a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -72,6 +78,19 @@ impl Listing {
             }
             let name = lower.name.as_ref()?;
             let inner = self.layers.iter().find(|inner| inner.name == *name)?;
+            lower = inner.lowers.first()?;
+        }
+    }
+
+    /// What vouches for a layer, if something does.
+    pub fn verity<'a>(&'a self, lower: &'a Lower) -> Option<&'a Verity> {
+        let mut lower = lower;
+        loop {
+            let name = lower.name.as_ref()?;
+            let inner = self.layers.iter().find(|inner| inner.name == *name)?;
+            if inner.verity.is_some() {
+                return inner.verity.as_ref();
+            }
             lower = inner.lowers.first()?;
         }
     }
@@ -139,7 +158,7 @@ pub struct Image {
 pub struct Inner {
     /// Its name.
     pub name: String,
-    /// What it is: `zfile` or `joined`.
+    /// What it is: `zfile`, `verity` or `joined`.
     pub role: &'static str,
     /// Its number, `major:minor`.
     pub number: String,
@@ -155,10 +174,36 @@ pub struct Inner {
     pub lowers: Vec<Lower>,
     /// It does not check the CRCs of blocks.
     pub ignore_crc: bool,
+    /// What it checks by, and whether that has failed.
+    pub verity: Option<Verity>,
     /// About how much of the kernel's memory it takes.
     pub memory_bytes: Option<u64>,
     /// What it has counted.
     pub counters: Option<LayerCounters>,
+}
+
+/// What a device checks that shows only what a root hash vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Verity {
+    /// The root hash.
+    pub root_hash: RootHash,
+    /// The kernel checked a signature of that when the device was made.
+    pub signed: bool,
+    /// A block was read that is not the one that was sealed.
+    pub corrupted: bool,
+}
+
+impl Verity {
+    /// Reads a table and a status of the target.
+    pub(super) fn parse(table: &str, status: &str) -> Option<Self> {
+        let mut words = table.split_whitespace();
+        let root_hash = words.nth(8)?.parse().ok()?;
+        Some(Self {
+            root_hash,
+            signed: words.any(|word| word == SIGNED),
+            corrupted: status.split_whitespace().next()? == CORRUPTED,
+        })
+    }
 }
 
 /// What a device stands on.

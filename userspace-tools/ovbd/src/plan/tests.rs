@@ -9,6 +9,9 @@ use super::*;
 use crate::image::layer::{LayerSettings, LayerWriter};
 use crate::image::output::{BlobWriter, OutputSettings, Wrapper};
 use crate::image::zwriter::{ZSettings, ZWriter};
+use crate::output::Progress;
+use crate::verity::seal::{seal, Options, Sealed};
+use crate::verity::{RootHash, VerityError};
 
 /// Bytes of the layer that [`lsmt`] writes: header, a sector, index, trailer.
 pub(crate) const LSMT_LENGTH: usize = 4096 + 512 + 4096 + 4096;
@@ -57,6 +60,19 @@ pub(crate) fn plain(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
 pub(crate) fn plan(files: &[&Path]) -> Result<Plan> {
     let config = ImageConfig::of_files(files.iter().map(|&file| file.to_owned()));
     Plan::new(&config, Settings::default())
+}
+
+/// The same, sealed.
+pub(crate) fn sealed_plan(files: &[&Path]) -> Result<Plan> {
+    let mut config = ImageConfig::of_files(files.iter().map(|&file| file.to_owned()));
+    for layer in &mut config.layers {
+        layer.root_hash = Some(seal_layer(layer.file.as_ref().unwrap()).root_hash);
+    }
+    Plan::new(&config, Settings::default())
+}
+
+fn seal_layer(file: &Path) -> Sealed {
+    seal(file, &Options::default(), None, &Progress::hidden()).unwrap()
 }
 
 fn name(text: &str) -> Name {
@@ -174,7 +190,14 @@ fn an_image_is_its_name_layers_and_settings() {
     assert_ne!(plan(&[&b, &a]).unwrap().uuid(&name("web")), uuid);
     assert_ne!(plan(&[&a]).unwrap().uuid(&name("web")), uuid);
     let config = ImageConfig::of_files([a, b]);
-    let unchecked = Plan::new(&config, Settings { ignore_crc: true }).unwrap();
+    let unchecked = Plan::new(
+        &config,
+        Settings {
+            ignore_crc: true,
+            ..Settings::default()
+        },
+    )
+    .unwrap();
     assert_ne!(unchecked.uuid(&name("web")), uuid);
     for (layer, checked) in unchecked.layers.iter().zip(plan_layers(&config)) {
         assert_ne!(layer.identity(), checked.identity());
@@ -232,4 +255,101 @@ fn a_joined_device_knows_its_block() {
     let plan = plan(&[&zfile(folder.path(), "a", &lsmt(16, 1))]).unwrap();
     let layer = &plan.layers[0];
     assert_ne!(layer.joined_identity(512), layer.joined_identity(4096));
+}
+
+#[test]
+fn a_sealed_layer_is_its_root_hash() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = zfile(folder.path(), "a", &lsmt(16, 1));
+    let copy = zfile(folder.path(), "copy", &lsmt(16, 1));
+    let other = zfile(folder.path(), "other", &lsmt(16, 2));
+    let identity = |plan: Plan| plan.layers[0].identity();
+    let sealed = |path: &Path| identity(sealed_plan(&[path]).unwrap());
+    assert_eq!(sealed(&layer), sealed(&copy));
+    assert_ne!(sealed(&layer), sealed(&other));
+    // What is verified is not shared with what is not.
+    assert_ne!(sealed(&layer), identity(plan(&[&layer]).unwrap()));
+    let targets = sealed_plan(&[&layer]).unwrap().targets();
+    assert_eq!(targets, ["verity", "zfile", "lsmt"]);
+}
+
+#[test]
+fn what_is_demanded_has_to_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = plain(folder.path(), "a", &lsmt(16, 1));
+    let root_hash = seal_layer(&layer).root_hash;
+    let tree = crate::verity::beside(&layer);
+    let planned = |root_hashes: &[RootHash], hash_trees: &[&Path], required| {
+        let verity = Demand {
+            required,
+            root_hashes: root_hashes.to_vec(),
+            hash_trees: hash_trees.iter().map(|&tree| tree.to_owned()).collect(),
+            signatures: Vec::new(),
+        };
+        let settings = Settings {
+            verity,
+            ..Settings::default()
+        };
+        let config = ImageConfig::of_files([layer.clone()]);
+        Plan::new(&config, settings).map(|plan| plan.layers[0].seal.is_some())
+    };
+    assert!(!planned(&[], &[], false).unwrap());
+    assert!(planned(&[root_hash], &[], false).unwrap());
+    assert!(planned(&[root_hash], &[&tree], true).unwrap());
+    for (root_hashes, trees, required) in [
+        (&[][..], &[][..], true),
+        // A tree without a root hash vouches for nothing.
+        (&[], &[&*tree], false),
+        (&[root_hash; 2], &[], false),
+        (&[root_hash], &[&*tree; 2], false),
+    ] {
+        let error = planned(root_hashes, trees, required).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Usage, "{error}");
+    }
+    let error = planned(&[RootHash::new([1; 32])], &[], false).unwrap_err();
+    assert!(
+        matches!(error, Error::Verity(VerityError::Root { .. })),
+        "{error}"
+    );
+}
+
+/// A configuration that knows the length of a blob is not taken in by a tree of another one.
+#[test]
+fn a_known_size_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = zfile(folder.path(), "a", &lsmt(16, 1));
+    let length = fs::metadata(&layer).unwrap().len();
+    let mut config = ImageConfig::of_files([layer.clone()]);
+    config.layers[0].root_hash = Some(seal_layer(&layer).root_hash);
+    for (size, fits) in [(length, true), (length + 4096, false)] {
+        config.layers[0].size = Some(size);
+        assert_eq!(Plan::new(&config, Settings::default()).is_ok(), fits);
+    }
+}
+
+/// Only what was sealed is parsed.
+#[test]
+fn a_changed_layer_is_not_parsed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("bare", lsmt(16, 1)), ("zfile", Vec::new())] {
+        let layer = match content.is_empty() {
+            true => zfile(folder.path(), name, &lsmt(16, 1)),
+            false => plain(folder.path(), name, &content),
+        };
+        let good = fs::read(&layer).unwrap();
+        let root_hash = seal_layer(&layer).root_hash;
+        for at in [9, good.len() - 500] {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&layer, bad).unwrap();
+            let mut config = ImageConfig::of_files([layer.clone()]);
+            config.layers[0].root_hash = Some(root_hash);
+            let error = Plan::new(&config, Settings::default()).unwrap_err();
+            assert!(
+                error.to_string().contains("are not those that were sealed"),
+                "{error}"
+            );
+            assert_eq!(error.exit_code(), ExitCode::Invalid);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::ExitCode;
 use crate::image::digest::Digest;
+use crate::verity::InvalidRootHash;
 
 /// What goes wrong with a store.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,16 @@ pub enum StoreError {
         digest: Digest,
         /// Why.
         reason: &'static str,
+    },
+    /// A layer's annotation should be a root hash.
+    #[error("{reference}: layer {digest}: its annotation verity-root-hash: {source}")]
+    RootHash {
+        /// The image.
+        reference: String,
+        /// The layer.
+        digest: Digest,
+        /// What is there.
+        source: InvalidRootHash,
     },
     /// A record was changed by something else.
     #[error("{path}: is no record of an image: {source}; remove it and pull the image again", path = path.display())]

@@ -14,6 +14,7 @@ use super::{entries, remove, try_flock, Store, StoreError};
 use crate::image::digest::Digest;
 use crate::loopdev::{self, FileId};
 use crate::reference::Reference;
+use crate::verity::{beside, blob_of_tree};
 use crate::{Error, Result};
 
 /// What was removed, and what was not.
@@ -30,7 +31,7 @@ pub struct Garbage {
 pub struct Removed {
     /// The blob.
     pub digest: Digest,
-    /// What it takes on disk.
+    /// What it takes on disk, with its hash tree.
     pub bytes: u64,
     /// It had not arrived completely.
     pub partial: bool,
@@ -122,6 +123,9 @@ impl Store {
                 garbage.removed.push(found);
             }
         }
+        if !dry_run {
+            self.sweep_trees()?;
+        }
         for (found, path, _) in files(&self.ingest_folder(), true)? {
             if wanted(&found.digest) && (dry_run || remove_abandoned(&path)?) {
                 garbage.removed.push(found);
@@ -133,16 +137,39 @@ impl Store {
     /// Removes records that processes died while writing: with the lock held, nobody writes one.
     fn sweep_records(&self) -> Result<()> {
         for entry in entries(&self.images_folder())? {
-            let path = entry.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "part")
-            {
+            sweep_part(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the hash trees of blobs that are gone; and those that processes died while writing.
+    fn sweep_trees(&self) -> Result<()> {
+        for entry in entries(&self.blobs_folder())? {
+            let (path, name) = (entry.path(), entry.file_name());
+            sweep_part(&path)?;
+            let blob = name.to_str().and_then(blob_of_tree);
+            if blob.is_some_and(|blob| self.blob(&blob).is_none()) {
                 remove(&path)?;
             }
         }
         Ok(())
     }
+}
+
+/// Removes a file that was being written when its process died.
+fn sweep_part(path: &Path) -> Result<()> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "part")
+    {
+        remove(path)?;
+    }
+    Ok(())
+}
+
+/// What the hash tree of a blob takes on disk.
+fn tree_bytes(blob: &Path) -> u64 {
+    fs::metadata(beside(blob)).map_or(0, |meta| meta.blocks() * 512)
 }
 
 /// The files in a folder that have a digest's name.
@@ -159,7 +186,7 @@ pub(super) fn files(folder: &Path, partial: bool) -> Result<Vec<(Removed, PathBu
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             other => other.map_err(|e| Error::io("examine", &path, e))?,
         };
-        let bytes = meta.blocks() * 512;
+        let bytes = meta.blocks() * 512 + tree_bytes(&path);
         let removed = Removed {
             digest,
             bytes,

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! blobs/sha256/HEX   a blob as it was fetched, complete and verified; never changed
+//! blobs/sha256/HEX.verity   its hash tree, if it was sealed; goes when the blob does
 //! ingest/HEX         a blob that is arriving; locked by whoever writes to it
 //! images/HEX.json    an image by its reference; HEX is the reference's hash
 //! leases/N.json      which blobs a running pull is going to need; locked by that process

@@ -14,12 +14,14 @@ use crate::config::{ImageConfig, LayerConfig};
 use crate::image::atomic::AtomicFile;
 use crate::image::digest::Digest;
 use crate::reference::Reference;
+use crate::verity::{InvalidRootHash, RootHash};
 use crate::{Error, Result};
 
 /// What an annotation of OverlayBD begins with.
 const ANNOTATION: &str = "containerd.io/snapshot/overlaybd/";
 const ACCELERATION: &str = "acceleration-layer";
 const TARGET: &str = "turbo-oci/target-digest";
+const ROOT_HASH: &str = "verity-root-hash";
 
 /// A blob as a manifest describes it; in JSON as there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,17 @@ impl Descriptor {
     pub fn annotation(&self, name: &str) -> Option<&str> {
         let value = self.annotations.get(&format!("{ANNOTATION}{name}"));
         value.map(String::as_str)
+    }
+
+    /// What vouches for it, if it was sealed.
+    pub fn root_hash(&self) -> Result<Option<RootHash>, InvalidRootHash> {
+        self.annotation(ROOT_HASH).map(str::parse).transpose()
+    }
+
+    /// Notes what vouches for it.
+    pub fn set_root_hash(&mut self, root_hash: RootHash) {
+        let name = format!("{ANNOTATION}{ROOT_HASH}");
+        self.annotations.insert(name, root_hash.to_string());
     }
 
     /// Whether this layer holds no data, but a trace of reads.
@@ -144,6 +157,20 @@ impl Store {
         remove(&self.record_path(reference))
     }
 
+    /// Notes what vouches for the layers of an image, bottom first.
+    pub fn record_root_hashes(&self, reference: &Reference, hashes: &[RootHash]) -> Result<()> {
+        let image = self.image(reference)?;
+        let mut image = image.ok_or_else(|| StoreError::NoImage(reference.to_string()))?;
+        let layers = image
+            .layers
+            .iter_mut()
+            .filter(|layer| !layer.is_acceleration());
+        for (layer, hash) in layers.zip(hashes) {
+            layer.set_root_hash(*hash);
+        }
+        self.record(&image)
+    }
+
     /// The files of an image's layers, bottom first, as far as they are there; as the kernel would
     /// name them.
     pub fn files(&self, image: &ImageRecord) -> Vec<Option<PathBuf>> {
@@ -182,9 +209,16 @@ impl Store {
                          image to OverlayBD layers",
             });
         }
+        let root_hash = layer.root_hash().map_err(|source| StoreError::RootHash {
+            reference: image.reference.to_string(),
+            digest: layer.digest,
+            source,
+        })?;
         Ok(LayerConfig {
             file: Some(self.blob_path(&layer.digest)),
             digest: Some(layer.digest),
+            size: Some(layer.size),
+            root_hash,
             ..LayerConfig::default()
         })
     }

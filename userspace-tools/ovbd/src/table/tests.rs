@@ -5,11 +5,70 @@ use std::path::Path;
 use super::*;
 use crate::image::output::Wrapper;
 use crate::plan::tests::{
-    compressed as wrapped, lsmt as lsmt_bytes, plain, plan, zfile as zfile_file, LSMT_LENGTH,
+    compressed as wrapped, lsmt as lsmt_bytes, plain, plan, sealed_plan, zfile as zfile_file,
+    LSMT_LENGTH,
 };
 
 fn name() -> Name {
     Name::new("web").unwrap()
+}
+
+/// A layer's device, and one for its hash tree.
+fn lowers(data: &str) -> Lowers {
+    Lowers {
+        data: data.to_owned(),
+        tree: format!("{data}-tree"),
+    }
+}
+
+#[test]
+fn sealed_layers_have_verity_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = plain(folder.path(), "bare", &lsmt_bytes(64, 1));
+    let compressed = zfile_file(folder.path(), "compressed", &lsmt_bytes(64, 2));
+    let plan = sealed_plan(&[&bare, &compressed]).unwrap();
+    let length = std::fs::metadata(&compressed).unwrap().len();
+    let root = |at: usize| plan.layers[at].seal.as_ref().unwrap().tree.root();
+    let devices = devices(&plan, &name(), &["/dev/vdb", "/dev/vdc"].map(lowers));
+    let [first, second, zfile, image] = &devices[..] else {
+        panic!("{devices:?}");
+    };
+    assert_eq!(
+        first.table[0].to_string(),
+        format!(
+            "0 25 verity 1 /dev/vdb /dev/vdb-tree 512 4096 25 1 sha256 {} -",
+            root(0)
+        )
+    );
+    let blocks = length.div_ceil(4096);
+    assert_eq!(
+        second.table[0].to_string(),
+        format!(
+            "0 {} verity 1 /dev/vdc /dev/vdc-tree 4096 4096 {blocks} 1 sha256 {} -",
+            blocks * 8,
+            root(1)
+        )
+    );
+    assert_eq!(
+        zfile.table[0].to_string(),
+        format!("0 25 zfile /dev/mapper/{} 0 {length}", second.name)
+    );
+    assert_eq!(
+        image.table[0].to_string(),
+        format!(
+            "0 64 lsmt 2 /dev/mapper/{} 0 12800 /dev/mapper/{} 0 12800",
+            first.name, zfile.name
+        )
+    );
+    // Its last block is not a whole one of 4096 bytes.
+    let needs = needs(&plan, true);
+    assert_eq!(needs.len(), 1);
+    assert!(
+        needs[0].contains(&format!("to {} bytes", blocks * 4096)),
+        "{needs:?}"
+    );
+    let stand_in = &stand_ins(&plan)[0];
+    assert_eq!(stand_in.tree, format!("{{{}.verity}}", bare.display()));
 }
 
 #[test]
@@ -20,8 +79,11 @@ fn tables_are_as_written_by_hand() {
     let length = std::fs::metadata(&compressed).unwrap().len();
     let wrapped = wrapped(folder.path(), "wrapped", &lsmt_bytes(64, 2), Wrapper::Ustar);
     let plan = plan(&[&bare, &compressed, &wrapped]).unwrap();
-    let lowers = ["/dev/vdb", "/dev/vdc", "/dev/vdd"].map(str::to_owned);
-    let devices = devices(&plan, &name(), &lowers);
+    let devices = devices(
+        &plan,
+        &name(),
+        &["/dev/vdb", "/dev/vdc", "/dev/vdd"].map(lowers),
+    );
     let [second, third, image] = &devices[..] else {
         panic!("{devices:?}");
     };
@@ -53,8 +115,7 @@ fn a_layer_that_is_there_twice_has_one_device() {
     let folder = tempfile::tempdir().unwrap();
     let layer = zfile_file(folder.path(), "a", &lsmt_bytes(64, 1));
     let plan = plan(&[&layer, &layer]).unwrap();
-    let lowers = ["a", "a"].map(str::to_owned);
-    assert_eq!(devices(&plan, &name(), &lowers).len(), 2);
+    assert_eq!(devices(&plan, &name(), &["a", "a"].map(lowers)).len(), 2);
 }
 
 #[test]
@@ -109,8 +170,8 @@ fn what_files_need_is_said() {
     let even = plain(folder.path(), "even", &content);
     let plan_of = |file: &Path| plan(&[file]).unwrap();
     assert_eq!(
-        stand_ins(&plan_of(&even)),
-        [format!("{{{}}}", even.display())]
+        stand_ins(&plan_of(&even))[0].data,
+        format!("{{{}}}", even.display())
     );
     assert_eq!(needs(&plan_of(&even), false).len(), 1);
     assert_eq!(needs(&plan_of(&even), true), [""; 0]);

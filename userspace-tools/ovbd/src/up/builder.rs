@@ -16,7 +16,7 @@ use crate::identity::{Identity, Role};
 use crate::loopdev::{node_path, LoopDevice, Loops};
 use crate::plan::{Form, Layer};
 use crate::step::{Step, Watch};
-use crate::{table, Error, Result};
+use crate::{sys, table, Error, Result};
 
 /// How often another process may change what we are looking at.
 const ATTEMPTS: u32 = 100;
@@ -95,14 +95,14 @@ impl<'a> Builder<'a> {
     /// Makes the device that lsmt reads for `layer`.
     pub(super) fn layer(&mut self, layer: &Layer) -> Result<LayerReport> {
         let lower = match layer.form {
-            Form::Lsmt => self.storage(layer)?,
+            Form::Lsmt => self.readable(layer)?,
             Form::Zfile {
                 original,
                 ignore_crc,
             } => {
                 let mut direct_io = None;
                 let made = self.inner(layer, layer.identity(), Role::Zfile, |builder| {
-                    let lower = builder.storage(layer)?;
+                    let lower = builder.readable(layer)?;
                     direct_io = lower.direct_io;
                     let device = DevNo(lower.dev).to_string();
                     Ok(vec![table::zfile(layer, &device, original, ignore_crc)])
@@ -114,9 +114,33 @@ impl<'a> Builder<'a> {
             path: layer.path.clone(),
             number: DevNo(lower.dev).to_string(),
             compressed: layer.form != Form::Lsmt,
+            root_hash: layer.seal.as_ref().map(|seal| seal.tree.root()),
             shared: lower.shared,
             direct_io: lower.direct_io,
         })
+    }
+
+    /// A block device on which what `layer` says can be read: if it is sealed, only what is vouched for.
+    fn readable(&mut self, layer: &Layer) -> Result<Lower> {
+        let Some(seal) = &layer.seal else {
+            return self.storage(layer);
+        };
+        let mut direct_io = None;
+        let made = self.inner(layer, seal.identity(), Role::Verity, |builder| {
+            let data = builder.storage(layer)?;
+            direct_io = data.direct_io;
+            let tree = DevNo(builder.tree(seal)?).to_string();
+            if let (Some(key), Some(signature)) = (seal.key(), &seal.signature) {
+                sys::add_key(&key, &signature.bytes)
+                    .map_err(|e| Error::io("hand to the kernel", &signature.path, e))?;
+            }
+            Ok(vec![table::verity(
+                seal,
+                &DevNo(data.dev).to_string(),
+                &tree,
+            )])
+        })?;
+        Ok(Lower { direct_io, ..made })
     }
 
     /// Makes or finds the inner device with this identity. `make_table` makes what it stands on, and

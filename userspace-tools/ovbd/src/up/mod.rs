@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Setting an image up: loop devices, a zfile device a compressed layer, lsmt on top, a mount.
+//! Setting an image up: loop devices, a verity device a sealed layer, a zfile device a compressed one,
+//! lsmt on top, a mount.
 //!
 //! # Nothing is left behind
 //!
@@ -43,6 +44,7 @@ use crate::output::paths;
 use crate::plan::{Plan, Settings};
 use crate::resolve::{Input, Sources};
 use crate::step::{Step, Watch};
+use crate::verity::RootHash;
 use crate::{table, Error, Result};
 use builder::Builder;
 
@@ -127,6 +129,8 @@ pub struct LayerReport {
     pub number: String,
     /// The layer is a ZFile.
     pub compressed: bool,
+    /// What vouches for it: the kernel checks every read.
+    pub root_hash: Option<RootHash>,
     /// Its zfile device was there already.
     pub shared: bool,
     /// Whether reads of its file go past the page cache; unknown if it is shared, or no file.

@@ -7,6 +7,9 @@
 //! copied, padded with zeros, to an anonymous file in memory that gets a loop device of its own, and
 //! dm-linear joins the two: the user's file is not changed, and nothing has to be cleaned up, since
 //! the anonymous file goes with its loop device.
+//!
+//! Of a sealed layer all is needed, in the blocks that were hashed, and the zeros that fill the last
+//! one: they were hashed, too. The copy does not have to be trusted more than the file.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -23,7 +26,7 @@ use super::builder::{Builder, Lower};
 use crate::dm::DevNo;
 use crate::identity::Role;
 use crate::loopdev::{Binding, LoopDevice};
-use crate::plan::{Form, Layer, Storage};
+use crate::plan::{Form, Layer, Seal, Storage};
 use crate::step::Step;
 use crate::{table, Error, Result};
 
@@ -33,29 +36,15 @@ const TAIL_NAME: &CStr = c"ovbd-tail";
 impl Builder<'_> {
     /// A block device on which all of `layer` can be read.
     pub(super) fn storage(&mut self, layer: &Layer) -> Result<Lower> {
-        let length = match layer.storage {
-            Storage::Device { dev } => {
-                return Ok(Lower {
-                    dev,
-                    shared: false,
-                    direct_io: None,
-                });
-            }
-            Storage::File { length, .. } => length,
-        };
-        // lsmt passes requests on as they come, in units of 512 bytes; zfile reads whole blocks.
-        let sector_blocks = layer.form == Form::Lsmt;
-        let binding = Binding {
-            direct_io: true,
-            sector_blocks,
-        };
-        let device = self.loops()?.attach(&layer.file, &layer.path, binding)?;
-        self.attached(&layer.path, &device);
-        let direct_io = Some(device.direct_io());
-        let block = device.block_size();
-        let cut = Cut::new(length, block);
-        let dev = self.keep(device)?;
-        if layer.end() <= cut.whole {
+        let Whole {
+            dev,
+            block,
+            direct_io,
+        } = self.whole(layer)?;
+        // What is sealed is hashed in blocks that may be larger than those of the device.
+        let block = block.max(layer.block());
+        let cut = Cut::new(layer.storage.length(), block);
+        if layer.needed() <= cut.whole {
             return Ok(Lower {
                 dev,
                 shared: false,
@@ -84,6 +73,47 @@ impl Builder<'_> {
         })
     }
 
+    /// The device that has all whole blocks of `layer`'s file.
+    fn whole(&mut self, layer: &Layer) -> Result<Whole> {
+        if let Storage::Device { dev, .. } = layer.storage {
+            return Ok(Whole {
+                dev,
+                block: SECTOR as u32,
+                direct_io: None,
+            });
+        }
+        let hashed_sectors = layer.seal.is_some() && u64::from(layer.block()) == SECTOR;
+        // lsmt passes requests on as they come, in units of 512 bytes; zfile reads whole blocks.
+        let binding = Binding {
+            direct_io: true,
+            sector_blocks: layer.form == Form::Lsmt || hashed_sectors,
+        };
+        let device = self.loops()?.attach(&layer.file, &layer.path, binding)?;
+        self.attached(&layer.path, &device);
+        let (block, direct_io) = (device.block_size(), Some(device.direct_io()));
+        Ok(Whole {
+            dev: self.keep(device)?,
+            block,
+            direct_io,
+        })
+    }
+
+    /// The device that a hash tree is on.
+    pub(super) fn tree(&mut self, seal: &Seal) -> Result<u64> {
+        if let Storage::Device { dev, .. } = seal.storage {
+            return Ok(dev);
+        }
+        let (file, path) = (seal.tree.file()?, seal.tree.path());
+        // Blocks of hashes are kept where they are checked, not in the page cache, too.
+        let binding = Binding {
+            direct_io: true,
+            sector_blocks: false,
+        };
+        let device = self.loops()?.attach(&file, path, binding)?;
+        self.attached(path, &device);
+        self.keep(device)
+    }
+
     /// A loop device with the last block of `layer`'s file.
     fn tail(&mut self, layer: &Layer, cut: Cut) -> Result<u64> {
         let tail = copy_tail(&layer.file, cut)
@@ -103,6 +133,15 @@ impl Builder<'_> {
             number: device.number(),
         });
     }
+}
+
+/// A device with all of a file that is whole blocks.
+struct Whole {
+    dev: u64,
+    /// Its logical block size, or for a block device that is used as it is the least there is.
+    block: u32,
+    /// Whether reads go past the page cache, where that is known.
+    direct_io: Option<bool>,
 }
 
 /// How a loop device divides a file.

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`shape`] | how a tree is laid out, and the superblock that says so |
 //! | [`tree`] | hashing: a tree and its root of some data |
+//! | [`seal`] | the tree of a blob, in a file beside it |
 //! | [`verified`] | reading a blob so that nothing is seen that the root hash does not vouch for |
 //!
 //! A tree is a file like that of `veritysetup`: a superblock, then the levels, the topmost first.
@@ -15,6 +16,7 @@
 //! The last block of a blob that has no whole number of blocks is hashed as if zeros followed; so it
 //! reads on the device that the kernel checks, too.
 
+pub mod seal;
 pub mod shape;
 pub mod tree;
 pub mod verified;
@@ -26,6 +28,7 @@ use std::str::FromStr;
 use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::ExitCode;
+use crate::image::digest::Digest;
 
 /// What the name of a tree ends in: it lies beside the blob, whose name comes before that.
 const SUFFIX: &str = ".verity";
@@ -146,6 +149,11 @@ pub fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(SUFFIX);
     name.into()
+}
+
+/// The digest of the blob whose tree has this file name in a store.
+pub(crate) fn blob_of_tree(name: &str) -> Option<Digest> {
+    name.strip_suffix(SUFFIX).and_then(Digest::from_hex)
 }
 
 /// What is wrong with a tree, or with what it is to vouch for.
@@ -286,5 +294,12 @@ mod tests {
     #[test]
     fn a_tree_lies_beside_its_blob() {
         assert_eq!(beside(Path::new("/l/0.tar")), Path::new("/l/0.tar.verity"));
+        let digest = Digest::of_bytes(b"");
+        assert_eq!(
+            blob_of_tree(&format!("{}.verity", digest.hex())),
+            Some(digest)
+        );
+        assert_eq!(blob_of_tree(&digest.hex()), None);
+        assert_eq!(blob_of_tree("x.verity"), None);
     }
 }

@@ -117,3 +117,31 @@ fn only_an_initramfs_boots() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("not here"), "{said}");
 }
+
+#[test]
+fn an_image_is_sealed_in_its_store() {
+    let (folder, store) = stocked();
+    let root = str(folder.path());
+    let sealed = json(&["seal", REFERENCE, "--json", "--store", root]);
+    let hash = sealed["layers"][0]["root_hash"].as_str().unwrap();
+    let image = store.image(&REFERENCE.parse().unwrap()).unwrap().unwrap();
+    let config = store.config(&image).unwrap();
+    assert_eq!(config.layers[0].root_hash.unwrap().to_string(), hash);
+    let blob = store.blob(&image.layers[0].digest).unwrap();
+    let tree = ovbd::verity::beside(&blob);
+    assert!(tree.exists());
+    // Once more is no harm; and what is another layer now is not sealed as that one.
+    assert_eq!(
+        json(&["seal", REFERENCE, "--json", "--store", root]),
+        sealed
+    );
+    let mut content = fs::read(&blob).unwrap();
+    content[5000] ^= 1;
+    fs::write(&blob, content).unwrap();
+    let (code, error) = failure(&["seal", REFERENCE, "--force", "--store", root]);
+    assert_eq!(code, 3);
+    assert!(error.contains(&format!("expected {hash}")), "{error}");
+    fs::remove_file(&blob).unwrap();
+    json(&["gc", "--json", "--store", root]);
+    assert!(!tree.exists());
+}

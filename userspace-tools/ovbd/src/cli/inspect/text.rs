@@ -8,6 +8,7 @@ use ovbd::image::inspect::{
     BlockInfo, FileInfo, ImageInfo, IndexInfo, LsmtInfo, LsmtRecord, ZfileInfo, ZfileRecord,
 };
 use ovbd::image::size::{percentage, Human};
+use ovbd::verity::seal::Sealed;
 
 /// Lines with a word in front of what belongs together.
 struct Lines(String);
@@ -48,6 +49,9 @@ fn file(info: &FileInfo) -> String {
     if let Some(lsmt) = &info.lsmt {
         lines.lsmt(lsmt);
     }
+    if let Some(sealed) = &info.verity {
+        lines.verity(sealed);
+    }
     if let Some(problem) = &info.problem {
         lines.line("PROBLEM", problem);
     }
@@ -87,6 +91,18 @@ impl Lines {
                 None => self.line("", format_args!("{name:<8}broken")),
             }
         }
+    }
+
+    fn verity(&mut self, sealed: &Sealed) {
+        let (tree, size) = (sealed.tree.display(), exact(sealed.tree_size));
+        self.line("verity", format_args!("root hash {}", sealed.root_hash));
+        self.line("", format_args!("{tree}, {size}"));
+        let shape = &sealed.shape;
+        let (blocks, block, salt) = (shape.data_blocks(), shape.data_block(), shape.salt());
+        self.line(
+            "",
+            format_args!("{blocks} blocks of {block} bytes, salt {salt}"),
+        );
     }
 
     fn blocks(&mut self, blocks: &BlockInfo) {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::verity::seal::Sealed;
+
 /// A file.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileInfo {
@@ -21,6 +23,8 @@ pub struct FileInfo {
     pub zfile: Option<ZfileInfo>,
     /// The LSMT file.
     pub lsmt: Option<LsmtInfo>,
+    /// The hash tree beside it.
+    pub verity: Option<Sealed>,
     /// Why there is no more to see.
     pub problem: Option<String>,
 }

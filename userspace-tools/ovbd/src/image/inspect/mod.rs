@@ -21,6 +21,7 @@ use super::source::{self, FileSource, SharedSource, Source, Std};
 use super::stack::Stack;
 use super::zsource::ZSource;
 use crate::error::ExitCode;
+use crate::verity::seal::look;
 use crate::{Error, Result};
 
 pub use self::info::{
@@ -40,8 +41,14 @@ pub fn inspect(path: &Path) -> Result<FileInfo> {
         tar: None,
         zfile: None,
         lsmt: None,
+        verity: None,
         problem: None,
     };
+    match look(path) {
+        Ok(sealed) => info.verity = sealed,
+        Err(error) if is_about_content(&error) => info.problem = Some(error.to_string()),
+        Err(error) => return Err(error),
+    }
     let blob = match Blob::open(path) {
         Ok(blob) => blob,
         Err(error) if is_about_content(&error) => {

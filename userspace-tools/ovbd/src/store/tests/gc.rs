@@ -11,6 +11,7 @@ use crate::error::ExitCode;
 use crate::loopdev::FileId;
 use crate::store::gc::InUse;
 use crate::store::{make_folder, Descriptor, Garbage};
+use crate::verity::beside;
 
 #[test]
 fn blobs_without_an_image_are_removed() {
@@ -53,6 +54,31 @@ fn what_a_loop_device_is_on_stays() {
     let mut expected = [by_inode.digest, by_path.digest];
     expected.sort();
     assert_eq!(stayed, expected);
+}
+
+#[test]
+fn a_hash_tree_goes_with_its_blob() {
+    let (_folder, store) = store();
+    let kept = put(&store, b"kept");
+    let lost = put(&store, b"lost");
+    store
+        .record(&image("r.example/app:1", std::slice::from_ref(&kept)))
+        .unwrap();
+    let tree = |blob: &Descriptor| beside(&store.blob_path(&blob.digest));
+    for blob in [&kept, &lost] {
+        let without = store.usage().unwrap().bytes;
+        fs::write(tree(blob), [0; 10000]).unwrap();
+        assert!(store.usage().unwrap().bytes >= without + 10000);
+    }
+    let part = store.blobs_folder().join(".x.verity.1-0.part");
+    fs::write(&part, b"").unwrap();
+    assert!(store.gc(true).unwrap().bytes() >= 10000);
+    assert!(tree(&lost).exists() && part.exists());
+    assert!(store.gc(false).unwrap().bytes() >= 10000);
+    assert!(tree(&kept).exists() && !tree(&lost).exists() && !part.exists());
+    let reference = "r.example/app:1".parse().unwrap();
+    store.remove_image(&reference).unwrap();
+    assert_eq!(names(&store.blobs_folder()), [""; 0]);
 }
 
 #[test]
