@@ -32,6 +32,10 @@ pub struct Args {
     /// the same repository; how to run it is taken over from it
     #[arg(long, value_name = "REFERENCE")]
     subject: Option<Reference>,
+    /// Annotate the layers with their root hashes: each has its hash tree beside it, as `ovbd seal`
+    /// makes them
+    #[arg(long)]
+    verity: bool,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -42,6 +46,7 @@ Examples:
   ovbd push registry.example/app:1-overlaybd config.v1.json
   ovbd push registry.example/app:1-overlaybd config.v1.json --subject registry.example/app:1
   ovbd push localhost:5000/app:1 base.tar layer1.tar
+  ovbd seal base.tar layer1.tar && ovbd push --verity localhost:5000/app:1 base.tar layer1.tar
 
 Layers have to be in tars, because that is what registries and other tools take them for: `ovbd
 build --tar`, `ovbd compress --tar`. With --json, standard output has a line for each event, as with
@@ -60,6 +65,7 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let plan = PushPlan {
         layers: layer_files(&args.input, output)?,
         subject: args.subject.clone(),
+        sealed: args.verity,
     };
     let show = Show::new(output, "sent");
     let result = registry::push(&args.reference, &plan, &options, &show);

@@ -6,8 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ovbd::image::digest::Digest;
+use ovbd::output::Progress;
+use ovbd::reference::Reference;
 use ovbd::registry::credentials::Login;
 use ovbd::registry::{self, Options, PushPlan, Pushed};
+use ovbd::resolve::Input;
+use ovbd::verity::seal::{self, seal};
 use ovbd::Result;
 
 use crate::real;
@@ -53,6 +57,7 @@ fn push(host: &str, layers: &[PathBuf], subject: bool, options: &Options) -> Res
     let plan = PushPlan {
         layers: layers.to_vec(),
         subject: subject.then(|| format!("{host}/app:1").parse().unwrap()),
+        sealed: false,
     };
     registry::push(&reference, &plan, options, &())
 }
@@ -176,7 +181,49 @@ fn a_digest_cannot_be_pushed_to() {
     let plan = PushPlan {
         layers: Vec::new(),
         subject: None,
+        sealed: false,
     };
     let error = registry::push(&reference.parse().unwrap(), &plan, &options(), &()).unwrap_err();
     assert!(error.to_string().contains("name a tag"), "{error}");
+}
+
+#[test]
+fn root_hashes_travel_with_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    let server = writable(Repository::default(), |_, reply| reply);
+    let reference: Reference = format!("{}/app:native", server.host()).parse().unwrap();
+    let plan = PushPlan {
+        layers: layers.to_vec(),
+        subject: None,
+        sealed: true,
+    };
+    let error = registry::push(&reference, &plan, &options(), &()).unwrap_err();
+    assert!(
+        error.to_string().contains("its hash tree is not at"),
+        "{error}"
+    );
+    assert_eq!(server.asked().len(), 0);
+
+    let hidden = Progress::hidden();
+    let seal = |layer: &PathBuf| seal(layer, &seal::Options::default(), None, &hidden).unwrap();
+    let hashes: Vec<_> = layers.iter().map(|layer| seal(layer).root_hash).collect();
+    let pushed = registry::push(&reference, &plan, &options(), &()).unwrap();
+    for (layer, hash) in pushed.layers.iter().zip(&hashes) {
+        let annotation = &layer.annotations["containerd.io/snapshot/overlaybd/verity-root-hash"];
+        assert_eq!(*annotation, hash.to_string());
+    }
+    // Pulled, they are known, and sealing makes the trees for them.
+    let place = Place::new();
+    registry::pull(&reference, &options(), &place.store, &()).unwrap();
+    let image = place.store.image(&reference).unwrap().unwrap();
+    let config = place.store.config(&image).unwrap();
+    for (layer, hash) in config.layers.iter().zip(&hashes) {
+        assert_eq!(layer.root_hash, Some(*hash));
+    }
+    let input = Input::Image(reference);
+    let options = seal::Options::default();
+    let sealed = seal::seal_image(&input, &place.store, &options, |_| hidden.clone()).unwrap();
+    let again: Vec<_> = sealed.iter().map(|layer| layer.root_hash).collect();
+    assert_eq!(again, hashes);
 }

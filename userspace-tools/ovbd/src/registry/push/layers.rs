@@ -23,6 +23,8 @@ use crate::registry::pace::Limiter;
 use crate::registry::session::Session;
 use crate::registry::RegistryError;
 use crate::store::Descriptor;
+use crate::verity::seal::look;
+use crate::verity::{beside, RootHash, VerityError};
 use crate::{Error, Result};
 
 /// What annotations of OverlayBD begin with, and the version that the reference tools write.
@@ -32,7 +34,8 @@ const VERSION: &str = "0.1.0";
 const CHUNK: usize = 256 << 10;
 
 /// Describes the layers, after a look whether they make an image.
-pub(super) fn examine(files: &[PathBuf]) -> Result<Vec<Descriptor>> {
+/// With their root hashes, if they are `sealed`.
+pub(super) fn examine(files: &[PathBuf], sealed: bool) -> Result<Vec<Descriptor>> {
     let mut blobs = Vec::new();
     for file in files {
         let blob = Blob::open(file)?;
@@ -50,8 +53,23 @@ pub(super) fn examine(files: &[PathBuf]) -> Result<Vec<Descriptor>> {
     let file_system = file_system(Stack::of(blobs)?)?;
     files
         .iter()
-        .map(|file| describe(file, file_system))
+        .map(|file| {
+            let mut layer = describe(file, file_system)?;
+            if sealed {
+                layer.set_root_hash(root_hash(file)?);
+            }
+            Ok(layer)
+        })
         .collect()
+}
+
+/// What vouches for a layer, by the tree beside it.
+fn root_hash(file: &Path) -> Result<RootHash> {
+    let none = || VerityError::NoTree {
+        path: file.to_owned(),
+        tree: beside(file),
+    };
+    Ok(look(file)?.ok_or_else(none)?.root_hash)
 }
 
 fn file_system(stack: Stack) -> Result<Option<&'static str>> {

@@ -34,6 +34,8 @@ pub struct PushPlan {
     pub layers: Vec<PathBuf>,
     /// The ordinary image that they are another form of, in the same repository.
     pub subject: Option<Reference>,
+    /// The layers are sealed: the manifest says what vouches for each.
+    pub sealed: bool,
 }
 
 /// What was pushed.
@@ -61,7 +63,7 @@ pub fn push(
     watch: &dyn Watch,
 ) -> Result<Pushed> {
     check_target(reference, plan)?;
-    let layers = examine(&plan.layers)?;
+    let layers = examine(&plan.layers, plan.sealed)?;
     let session = Session::push(reference, options, watch)?;
     let subject = match &plan.subject {
         Some(subject) => Some(session.subject(subject)?),
