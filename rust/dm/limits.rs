@@ -35,6 +35,8 @@ impl<'a> Limits<'a> {
         limits.features &= !(bindings::BLK_FEAT_POLL | bindings::BLK_FEAT_PCI_P2PDMA);
         limits.seg_boundary_mask = usize::MAX;
         limits.virt_boundary_mask = 0;
+        // dm-verity and dm-crypt ask for memory that is aligned to their blocks.
+        limits.dma_alignment = bindings::SECTOR_SIZE.saturating_sub(1);
         limits.max_segments = u16::MAX;
         limits.max_segment_size = u32::MAX;
     }

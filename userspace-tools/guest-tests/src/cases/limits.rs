@@ -44,6 +44,7 @@ fn expect_free(ctx: &mut Ctx, zfile: &Zfile) -> Result<()> {
         ("queue/optimal_io_size", BLOCK.into()),
         ("queue/chunk_sectors", 0),
         ("queue/virt_boundary_mask", 0),
+        ("queue/dma_alignment", 511),
         ("queue/max_segments", u16::MAX.into()),
         ("queue/max_segment_size", u32::MAX.into()),
         ("alignment_offset", 0),
