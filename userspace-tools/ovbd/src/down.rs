@@ -133,9 +133,7 @@ fn finish(mut cleaner: Cleaner<'_>) -> Result<Vec<String>> {
     let Cleaner {
         dm, removed, udev, ..
     } = cleaner;
-    if !udev.settle() {
-        notes.push("udev did not handle the removal within half a minute".to_owned());
-    }
+    notes.extend(udev.settle().note("handle the removal"));
     for name in removed {
         // Without the lock, another process may have made it again.
         if dm.info(Id::Name(&name))?.is_none() {

@@ -19,14 +19,15 @@
 //!
 //! Waiting makes sense only if there is somebody to wait for: udev has to run (somebody has its
 //! control socket) and have the rules. Otherwise no cookie is made, and nodes are made by
-//! [`super::node`].
+//! [`super::node`]; so they are if udev dies meanwhile. Under systemd the socket is systemd's, which
+//! starts another udev; then only the limit ends the wait for what the first one took along.
 //! The flags are sent in any case, because udev may run outside of the container that we are in.
 
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
@@ -57,6 +58,8 @@ const ALIVE: u16 = 1;
 /// How long udev may take for the events of one command. It is a limit against a udev that is
 /// stuck, not an expectation.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to look whether it still runs.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Seconds that a process may take from making a cookie to its first operation on it.
 const BEING_MADE: u64 = 60;
@@ -106,9 +109,33 @@ impl Udev {
         result.map(|(value, _)| value)
     }
 
-    /// Waits until udev has handled all events; false if it did not within half a minute.
-    pub fn settle(self) -> bool {
-        self.cookie.is_none_or(|cookie| cookie.wait(PATIENCE))
+    /// Waits until udev has handled all events.
+    pub fn settle(self) -> Settled {
+        let runs = || runs(Path::new(CONTROL));
+        self.cookie
+            .map_or(Settled::Done, |cookie| cookie.wait(PATIENCE, runs))
+    }
+}
+
+/// How waiting for udev ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It has handled all events, or there is nobody to wait for.
+    Done,
+    /// It took too long.
+    Late,
+    /// It died.
+    Gone,
+}
+
+impl Settled {
+    /// What the user should know: that udev did not do `what`.
+    pub fn note(self, what: &str) -> Option<String> {
+        match self {
+            Self::Done => None,
+            Self::Late => Some(format!("udev did not {what} within half a minute")),
+            Self::Gone => Some(format!("udev has ended, and did not {what}")),
+        }
     }
 }
 
@@ -193,18 +220,28 @@ impl Cookie {
         let _ = self.operate(op, Some(Duration::ZERO));
     }
 
-    fn wait(self, limit: Duration) -> bool {
+    fn wait(self, limit: Duration, runs: impl Fn() -> bool) -> Settled {
         self.add(-1);
         let zero = SemOp {
             number: PENDING,
             delta: 0,
             undo: false,
         };
+        let deadline = Instant::now() + limit;
         loop {
-            match self.operate(zero, Some(limit)) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.operate(zero, Some(left.min(LOOK))) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return e.kind() != io::ErrorKind::TimedOut,
-                Ok(()) => return true,
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    if !runs() {
+                        return Settled::Gone;
+                    }
+                    if left.is_zero() {
+                        return Settled::Late;
+                    }
+                }
+                // An administrator has removed the cookie, or nothing is pending.
+                Err(_) | Ok(()) => return Settled::Done,
             }
         }
     }
@@ -291,7 +328,7 @@ mod tests {
             )
             .unwrap();
         let id = cookie.id;
-        assert!(udev.settle());
+        assert_eq!(udev.settle(), Settled::Done);
         assert!(Semaphores::open(key(id), 1).is_err());
     }
 
@@ -299,7 +336,7 @@ mod tests {
     fn waiting_ends() {
         let cookie = Cookie::new().unwrap();
         cookie.add(1);
-        assert!(!cookie.wait(Duration::ZERO));
+        assert_eq!(cookie.wait(Duration::ZERO, || true), Settled::Late);
         // Removed by somebody else meanwhile.
         let cookie = Cookie::new().unwrap();
         cookie.add(1);
@@ -307,7 +344,12 @@ mod tests {
             .unwrap()
             .remove()
             .unwrap();
-        assert!(cookie.wait(Duration::ZERO));
+        assert_eq!(cookie.wait(Duration::ZERO, || true), Settled::Done);
+        // A udev that dies is not waited for, however long the limit.
+        let cookie = Cookie::new().unwrap();
+        cookie.add(1);
+        let for_ever = Duration::from_secs(1 << 30);
+        assert_eq!(cookie.wait(for_ever, || false), Settled::Gone);
     }
 
     #[test]
@@ -348,7 +390,7 @@ mod tests {
         let udev = Udev { cookie: None };
         let number = udev.tell(|number| Ok::<_, ()>((number, true))).unwrap();
         assert_eq!(number, 0x004e_0000);
-        assert!(udev.settle());
+        assert_eq!(udev.settle(), Settled::Done);
     }
 
     #[test]

@@ -236,9 +236,7 @@ fn compose(
     } = built?;
 
     let mut notes = plan.notes.clone();
-    if !settled {
-        notes.push("udev did not handle the new devices within half a minute".to_owned());
-    }
+    notes.extend(settled.note("handle the new devices"));
     let device = node::ensure(name.as_str(), info.dev)
         .map_err(|e| Error::io("make", node::mapper_path(name.as_str()), e))?;
     Ok(Report {

@@ -415,8 +415,8 @@ fn is_not_waited_for(image: &Image) -> Result<()> {
     all_is_quiet()
 }
 
-/// udev dies with events that it has not handled: the tool says so and goes on, and with the next
-/// udev all is as ever.
+/// udev dies with events that it has not handled: the tool notices that before its patience ends, and
+/// goes on; with the next udev all is as ever.
 fn is_killed(ctx: &mut Ctx) -> Result<()> {
     let dir = ctx.tmp()?;
     let image = Image::mixed(ctx, &dir)?;
@@ -437,7 +437,10 @@ fn is_killed(ctx: &mut Ctx) -> Result<()> {
     let output = up.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{}: {said}", output.status);
-    ensure!(said.contains("udev did not handle"), "{said}");
+    ensure!(
+        said.contains("udev has ended, and did not handle"),
+        "{said}"
+    );
     let list = fs::read_to_string(SEMAPHORES)?;
     ensure!(list.lines().count() == 1, "a cookie is left: {list}");
     read::check_once(Path::new("/dev/mapper/web"), image.content.clone())?;
