@@ -198,7 +198,7 @@ mod tests {
 
     fn put(store: &Store) {
         let digest = Digest::of_bytes(LAYER);
-        if let Ingest::Partial(mut partial) = store.begin(&digest, LAYER.len() as u64).unwrap() {
+        if let Ingest::Partial(partial) = store.begin(&digest, LAYER.len() as u64).unwrap() {
             partial.append(LAYER).unwrap();
             partial.finish().unwrap();
         }

@@ -223,6 +223,11 @@ impl Watch for Show<'_> {
             } => {
                 self.finished(*layer, digest, *transferred);
             }
+            Event::Single { url, .. } => {
+                self.remark(&format!(
+                    "{url}: ignores ranges; the layer comes over one connection"
+                ));
+            }
             Event::Retry { error, pause, .. } => {
                 let wait = match pause.as_secs_f32() {
                     0.0 => String::new(),

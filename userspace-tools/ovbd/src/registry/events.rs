@@ -66,6 +66,13 @@ pub enum Event<'a> {
         /// Bytes that went over the network.
         transferred: u64,
     },
+    /// A server sends the whole of a blob where it is asked for a part: one connection has to do.
+    Single {
+        /// The blob's number.
+        layer: usize,
+        /// The address, without query.
+        url: &'a str,
+    },
     /// Something failed and is tried again.
     Retry {
         /// The blob that it is about.

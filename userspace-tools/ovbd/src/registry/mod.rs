@@ -5,7 +5,8 @@
 //! [`pull`] and [`push`] are all that others call. A `Session` is a repository with the ways to
 //! it; it asks, and asks again with credentials if it has to ([`auth`], [`credentials`]); `http`
 //! makes single requests and decides what goes along on a redirect. `resolve` finds the OverlayBD
-//! form of an image, `transfer` brings its blobs into the [`store`](crate::store).
+//! form of an image, `transfer` brings its blobs into the [`store`](crate::store): `crew` says which
+//! connection fetches what, `stream` is one request for it.
 //!
 //! Registries are not trusted: sizes are bounded before anything is read, whatever has a digest is
 //! compared with it, and no number of tries depends on what the other side says.
@@ -13,6 +14,7 @@
 mod auth;
 mod challenge;
 pub mod credentials;
+mod crew;
 mod error;
 mod events;
 mod host;
@@ -25,6 +27,7 @@ mod pull;
 mod push;
 mod resolve;
 mod session;
+mod stream;
 mod tls;
 mod transfer;
 mod url;
@@ -43,7 +46,7 @@ pub use self::tls::TlsFiles;
 pub struct Options {
     /// For which system, if there are several.
     pub platform: Platform,
-    /// Blobs that are on their way at the same time.
+    /// Blobs, and parts of large ones, that are on their way at the same time.
     pub connections: usize,
     /// Bytes a second for all of them together.
     pub max_rate: Option<u64>,

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Several blobs at a time.
+//! Several transfers at a time.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -10,27 +9,25 @@ use super::session::Session;
 use super::RegistryError;
 use crate::{Error, Result};
 
-/// Does `work` with every item, on as many threads as connections are wanted, and adds up what it
+/// Does what `next` has to do, until it has nothing more, on so many threads, and adds up what it
 /// gives. The first failure stops the others.
-pub(super) fn sum<T: Sync>(
+pub(super) fn sum(
     session: &Session<'_>,
-    items: &[T],
-    work: impl Fn(usize, &T) -> Result<u64> + Sync,
+    threads: usize,
+    next: impl Fn() -> Option<Result<u64>> + Sync,
 ) -> Result<u64> {
-    let next = AtomicUsize::new(0);
     let result = Mutex::new(Ok(0));
-    let worker = || loop {
-        let at = next.fetch_add(1, Ordering::Relaxed);
-        let Some(item) = items.get(at) else { break };
-        let done = work(at, item);
-        let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
-        if !add(&mut result, done) {
-            session.stop.stop();
-            break;
+    let worker = || {
+        while let Some(done) = next() {
+            let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
+            if !add(&mut result, done) {
+                session.stop.stop();
+                break;
+            }
         }
     };
     thread::scope(|scope| {
-        for _ in 0..session.options.connections.clamp(1, items.len().max(1)) {
+        for _ in 0..threads.max(1) {
             scope.spawn(worker);
         }
     });

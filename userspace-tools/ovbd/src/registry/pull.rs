@@ -5,11 +5,10 @@
 use std::collections::BTreeSet;
 
 use super::events::{Event, Watch};
-use super::pace::Limiter;
 use super::session::Session;
 use super::transfer::Transfer;
 use super::url::{shown, Url};
-use super::{parallel, Options, RegistryError};
+use super::{Options, RegistryError};
 use crate::image::digest::Digest;
 use crate::reference::Reference;
 use crate::resolve::RemoteBlob;
@@ -55,12 +54,7 @@ pub fn pull(
         bytes: blobs.iter().map(|blob| blob.size).sum(),
     });
     let lease = store.lease(blobs.iter().map(|blob| blob.digest))?;
-    let transfer = Transfer {
-        session: &session,
-        store,
-        limiter: options.max_rate.map(Limiter::new),
-    };
-    let transferred = parallel::sum(&session, &blobs, |at, blob| transfer.fetch(at, blob))?;
+    let transferred = Transfer::fetch_all(&session, store, &blobs)?;
     store.record(&image)?;
     drop(lease);
     Ok(Pulled {
@@ -92,18 +86,13 @@ pub fn pull_blob(
         layers: 1,
         bytes: size,
     });
-    let transfer = Transfer {
-        session: &session,
-        store,
-        limiter: options.max_rate.map(Limiter::new),
-    };
     let descriptor = Descriptor {
         media_type: String::new(),
         digest: blob.digest,
         size,
         annotations: Default::default(),
     };
-    transfer.fetch(0, &descriptor)?;
+    Transfer::fetch_all(&session, store, &[&descriptor])?;
     Ok(())
 }
 

@@ -1,29 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! A blob on its way into the store.
+//!
+//! It may come in several parts at a time ([`super::parts`]): each is claimed by whoever fetches it,
+//! the first free one first. The digest is computed in order, by whoever has just added something:
+//! of the bytes at hand, or, for what arrived before its turn, of the file, where it is still cached.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use sha2::{Digest as _, Sha256};
 
+use super::parts::Division;
 use super::{flock, make_folder, open_lockable, remove, Store, StoreError};
 use crate::image::digest::Digest;
 use crate::{Error, Result};
 
-/// How much of a resumed blob is read at a time.
+/// How much of the file is read at a time to hash it, bytes.
 const CHUNK: usize = 256 << 10;
+/// How much is hashed from the file each time that something was added, bytes: more than is added at
+/// a time, so that the hash catches up, and not so much that a connection seems to be idle.
+const CATCH_UP: u64 = 1 << 20;
 
 /// What [`Store::begin`] finds.
 #[derive(Debug)]
 pub enum Ingest {
     /// The blob is there; nothing is to do.
     There(PathBuf),
-    /// The blob has to be fetched, from byte [`Partial::len`] on.
-    Partial(Partial),
+    /// The blob, or what is missing of it, has to be fetched.
+    Partial(Box<Partial>),
 }
 
 /// A blob that is arriving, locked: no other process writes to it. Dropping it keeps what has
@@ -34,9 +44,43 @@ pub struct Partial {
     path: PathBuf,
     target: PathBuf,
     digest: Digest,
-    size: u64,
+    division: Division,
+    state: Mutex<State>,
+    /// A part is free, or complete.
+    released: Condvar,
+    head: Mutex<Head>,
+}
+
+#[derive(Debug)]
+struct State {
+    parts: Vec<Part>,
+    /// Bytes that have arrived.
+    len: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// How many of its bytes have arrived.
+    present: u64,
+    /// Somebody is at it.
+    claimed: bool,
+}
+
+/// What is hashed: all bytes from the first on.
+#[derive(Debug, Default)]
+struct Head {
     len: u64,
     hash: Sha256,
+    chunk: Vec<u8>,
+}
+
+/// A part of a blob that only the holder adds to. Dropping it leaves the rest to others.
+#[derive(Debug)]
+pub struct Claim<'a> {
+    partial: &'a Partial,
+    index: usize,
+    /// The bytes that are missing.
+    missing: Range<u64>,
 }
 
 impl Store {
@@ -62,7 +106,7 @@ impl Store {
             }
             if let Some(file) = file {
                 let partial = Partial::resume(file, path, target, *digest, size)?;
-                return Ok(Ingest::Partial(partial));
+                return Ok(Ingest::Partial(Box::new(partial)));
             }
         }
     }
@@ -100,6 +144,10 @@ fn check_size(digest: Digest, found: u64, expected: u64) -> Result<(), StoreErro
     })
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Partial {
     fn resume(
         file: File,
@@ -108,51 +156,48 @@ impl Partial {
         digest: Digest,
         size: u64,
     ) -> Result<Self> {
-        let mut partial = Self {
+        let division = Division::of(size);
+        let read = division.read(&file);
+        let found = read.map_err(|e| Error::io("read", &path, e))?;
+        let present = found.unwrap_or_else(|| vec![0; division.count()]);
+        let len = present.iter().sum();
+        if len == 0 {
+            // What is there is of no use, and may be larger than what is to come.
+            file.set_len(0).map_err(|e| Error::io("empty", &path, e))?;
+        }
+        let part = |present| Part {
+            present,
+            claimed: false,
+        };
+        let partial = Self {
             file,
             path,
             target,
             digest,
-            size,
-            len: 0,
-            hash: Sha256::new(),
+            division,
+            state: Mutex::new(State {
+                parts: present.iter().copied().map(part).collect(),
+                len,
+            }),
+            released: Condvar::new(),
+            head: Mutex::default(),
         };
-        partial
-            .hash_head()
-            .map_err(|e| Error::io("read", &partial.path, e))?;
-        if partial.len > size {
-            partial.restart()?;
-        }
         partial.reserve()?;
+        let written = division.write(&partial.file, &present);
+        written.map_err(|e| Error::io("write to", &partial.path, e))?;
+        partial.catch_up(&mut lock(&partial.head), u64::MAX)?;
         Ok(partial)
     }
 
-    /// Hashes what is there. Its end stays where the next bytes go.
-    fn hash_head(&mut self) -> io::Result<()> {
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            let read = match self.file.read(&mut chunk) {
-                Ok(0) => return Ok(()),
-                Ok(read) => read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            self.hash.update(&chunk[..read]);
-            self.len += read as u64;
-        }
-    }
-
-    /// Takes the room for the rest: a disk that is too small is told before anything is fetched, and
-    /// the blob lies in few pieces.
+    /// Takes the room for all of it: a disk that is too small is told before anything is fetched,
+    /// and the blob lies in few pieces.
     fn reserve(&self) -> Result<()> {
-        let missing = self.size - self.len;
-        if missing == 0 {
+        if self.size() == self.len() {
             return Ok(());
         }
         let keep = FallocateFlags::KEEP_SIZE;
-        let reserved = rustix::io::retry_on_intr(|| {
-            rustix::fs::fallocate(&self.file, keep, self.len, missing)
-        });
+        let reserved =
+            rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, keep, 0, self.size()));
         match reserved.map_err(io::Error::from) {
             Err(e) if e.kind() == io::ErrorKind::StorageFull => {
                 Err(Error::io("reserve room for", &self.path, e))
@@ -162,19 +207,19 @@ impl Partial {
         }
     }
 
-    /// How many bytes have arrived; the next one has this offset.
+    /// How many bytes have arrived.
     pub fn len(&self) -> u64 {
-        self.len
+        lock(&self.state).len
     }
 
     /// Whether nothing has arrived yet.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// The size that was announced.
     pub fn size(&self) -> u64 {
-        self.size
+        self.division.size
     }
 
     /// The digest that the blob has to have.
@@ -182,58 +227,180 @@ impl Partial {
         &self.digest
     }
 
-    /// Adds the bytes that follow.
+    /// Whether there is a part to claim.
+    pub fn has_free_part(&self) -> bool {
+        let state = lock(&self.state);
+        let mut parts = state.parts.iter().enumerate();
+        parts.any(|(index, part)| !part.claimed && !self.missing(index, part).is_empty())
+    }
+
+    fn missing(&self, index: usize, part: &Part) -> Range<u64> {
+        let range = self.division.range(index);
+        range.start + part.present..range.end
+    }
+
+    /// The first part that is not complete and nobody is at.
+    pub fn claim(&self) -> Option<Claim<'_>> {
+        self.claim_in(&mut lock(&self.state), 0)
+    }
+
+    /// The same; if there is none, waits until others have brought theirs or left them. Nothing if
+    /// everything is there.
+    pub fn claim_or_wait(&self) -> Option<Claim<'_>> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.len == self.size() {
+                return None;
+            }
+            if let Some(claim) = self.claim_in(&mut state, 0) {
+                return Some(claim);
+            }
+            let waited = self.released.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The first such part of those from byte `offset` on, which is the first byte of one.
+    pub fn claim_from(&self, offset: u64) -> Option<Claim<'_>> {
+        self.claim_in(&mut lock(&self.state), self.division.part_of(offset))
+    }
+
+    fn claim_in(&self, state: &mut State, first: usize) -> Option<Claim<'_>> {
+        let mut parts = state.parts.iter_mut().enumerate().skip(first);
+        let (index, part) =
+            parts.find(|(index, part)| !part.claimed && !self.missing(*index, part).is_empty())?;
+        part.claimed = true;
+        Some(Claim {
+            partial: self,
+            index,
+            missing: self.missing(index, part),
+        })
+    }
+
+    /// Adds bytes to the first part that is not complete, and those behind it: for a source that
+    /// has them in order.
     ///
     /// # Errors
     /// [`StoreError::Size`] if they are more than were announced; none of them is taken then.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        let len = self.len.saturating_add(bytes.len() as u64);
-        if len > self.size {
-            check_size(self.digest, len, self.size)?;
+    pub fn append(&self, mut bytes: &[u8]) -> Result<()> {
+        let len = self.len().saturating_add(bytes.len() as u64);
+        if len > self.size() {
+            check_size(self.digest, len, self.size())?;
         }
-        self.file.write_all(bytes).map_err(|e| {
-            // What was written of them is not hashed: a later call must not go on behind it.
-            let _ = self.file.set_len(self.len);
-            let _ = self.file.seek(SeekFrom::Start(self.len));
-            Error::io("write to", &self.path, e)
-        })?;
-        self.hash.update(bytes);
-        self.len = len;
+        while let Some(mut claim) = self.claim().filter(|_| !bytes.is_empty()) {
+            bytes = claim.append(bytes)?;
+        }
         Ok(())
     }
 
-    /// Throws away what has arrived, for a source that cannot go on where another stopped.
-    pub fn restart(&mut self) -> Result<()> {
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .map_err(|e| Error::io("empty", &self.path, e))?;
-        self.len = 0;
-        self.hash = Sha256::new();
+    /// Up to which byte everything has arrived, from `offset` on, which has.
+    fn reach(&self, offset: u64) -> u64 {
+        let state = lock(&self.state);
+        let mut reach = offset;
+        for (index, part) in state
+            .parts
+            .iter()
+            .enumerate()
+            .skip(self.division.part_of(offset))
+        {
+            let range = self.division.range(index);
+            reach = range.start + part.present;
+            if reach < range.end {
+                break;
+            }
+        }
+        reach
+    }
+
+    /// Hashes what follows the head in the file, but not more than `most` bytes.
+    fn catch_up(&self, head: &mut Head, most: u64) -> Result<()> {
+        let end = self.reach(head.len).min(head.len.saturating_add(most));
+        if head.len < end && head.chunk.is_empty() {
+            head.chunk = vec![0; CHUNK];
+        }
+        while head.len < end {
+            let length = (end - head.len).min(CHUNK as u64) as usize;
+            let chunk = &mut head.chunk[..length];
+            self.file
+                .read_exact_at(chunk, head.len)
+                .map_err(|e| Error::io("read", &self.path, e))?;
+            head.hash.update(chunk);
+            head.len += length as u64;
+        }
         Ok(())
     }
 
-    /// Checks the blob, makes it durable, and gives it its name.
+    /// Checks the blob, makes it durable, and gives it its name. Nobody may be at it any more.
     ///
     /// # Errors
     /// [`StoreError::Size`] if bytes are missing, and they can be added by the next run;
     /// [`StoreError::Digest`] if it is something else, which is removed.
-    pub fn finish(self) -> Result<PathBuf> {
-        check_size(self.digest, self.len, self.size)?;
-        let found = Digest::of(self.hash.clone());
+    pub fn finish(&self) -> Result<PathBuf> {
+        check_size(self.digest, self.len(), self.size())?;
+        let mut head = lock(&self.head);
+        self.catch_up(&mut head, u64::MAX)?;
+        let found = Digest::of(head.hash.clone());
         if found != self.digest {
             remove(&self.path)?;
             let expected = self.digest;
             return Err(StoreError::Digest { expected, found }.into());
         }
         self.file
-            .sync_all()
+            .set_len(self.size())
+            .and_then(|()| self.file.sync_all())
             .map_err(|e| Error::io("sync", &self.path, e))?;
         fs::rename(&self.path, &self.target).map_err(|e| Error::io("name", &self.target, e))?;
         let folder = self.target.parent().unwrap_or(&self.target);
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(|e| Error::io("sync", folder, e))?;
-        Ok(self.target)
+        Ok(self.target.clone())
     }
+}
+
+impl Claim<'_> {
+    /// The bytes of the blob that are missing.
+    pub fn missing(&self) -> Range<u64> {
+        self.missing.clone()
+    }
+
+    /// Adds the bytes that follow; gives those that do not belong to this part any more.
+    pub fn append<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8]> {
+        let missing = self.missing.end - self.missing.start;
+        let length = (bytes.len() as u64).min(missing) as usize;
+        let (bytes, rest) = bytes.split_at(length);
+        let (partial, offset) = (self.partial, self.missing.start);
+        let present = offset + length as u64 - partial.division.range(self.index).start;
+        let write = || {
+            partial.file.write_all_at(bytes, offset)?;
+            partial.division.note(&partial.file, self.index, present)
+        };
+        write().map_err(|e| Error::io("write to", &partial.path, e))?;
+        self.missing.start += length as u64;
+        let mut state = lock(&partial.state);
+        state.parts[self.index].present = present;
+        state.len += length as u64;
+        drop(state);
+        // Whoever is hashing goes on with this, or the next one to add something does.
+        if let Ok(mut head) = partial.head.try_lock() {
+            if head.len == offset {
+                head.hash.update(bytes);
+                head.len += length as u64;
+            }
+            partial.catch_up(&mut head, CATCH_UP)?;
+        }
+        Ok(rest)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        lock(&self.partial.state).parts[self.index].claimed = false;
+        self.partial.released.notify_all();
+    }
+}
+
+/// How many connections at most can be at a blob of `size` bytes at the same time.
+pub fn parts(size: u64) -> usize {
+    Division::of(size).count()
 }

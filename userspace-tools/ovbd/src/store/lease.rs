@@ -59,21 +59,32 @@ impl Store {
     /// store's lock exclusively.
     pub(super) fn leased(&self) -> Result<BTreeSet<Digest>> {
         let mut digests = BTreeSet::new();
+        for (path, file) in self.sweep_leases()? {
+            let listed: Vec<Digest> = serde_json::from_reader(&file)
+                .map_err(|e| Error::io("read the lease", &path, e.into()))?;
+            digests.extend(listed);
+        }
+        Ok(digests)
+    }
+
+    /// Removes the leases of pulls that were killed; gives the others. The caller holds the store's
+    /// lock exclusively.
+    pub(super) fn sweep_leases(&self) -> Result<Vec<(PathBuf, File)>> {
+        let mut living = Vec::new();
         for entry in entries(&self.leases_folder())? {
             let path = entry.path();
             let file = match File::open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(|e| Error::io("open", &path, e))?,
             };
-            if try_flock(&file).map_err(|e| Error::io("lock", &path, e))? {
-                remove(&path)?;
-                continue;
+            match try_flock(&file).map_err(|e| Error::io("lock", &path, e))? {
+                true => {
+                    remove(&path)?;
+                }
+                false => living.push((path, file)),
             }
-            let listed: Vec<Digest> = serde_json::from_reader(&file)
-                .map_err(|e| Error::io("read the lease", &path, e.into()))?;
-            digests.extend(listed);
         }
-        Ok(digests)
+        Ok(living)
     }
 }
 

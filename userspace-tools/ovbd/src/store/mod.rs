@@ -13,9 +13,10 @@
 //!
 //! A blob gets its name when every byte of it is checked and on disk, so that what has a name can be
 //! used. All locks are the kernel's: they go with their holder. What a process that died leaves is
-//! a blob without an image, part of a blob, or a lease without a lock: the next pull goes on with
-//! it, and [`gc`](Store::gc) removes it. Every operation is a rename or an unlink, and any file
-//! system of the host will do.
+//! a blob without an image or part of a blob, with which the next pull goes on, or which
+//! [`gc`](Store::gc) removes; and a lease without a lock, which goes when somebody has the store to
+//! themselves for a moment. Every operation is a rename or an unlink, and any file system of the host
+//! will do.
 //!
 //! Files are what the registry serves, tar wrapper and all: a loop device can read them directly,
 //! and a table carries the offset.
@@ -24,6 +25,7 @@ mod error;
 mod gc;
 mod ingest;
 mod lease;
+mod parts;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -41,7 +43,7 @@ use crate::{Error, Result};
 
 pub use error::StoreError;
 pub use gc::{Garbage, Removed};
-pub use ingest::{Ingest, Partial};
+pub use ingest::{parts, Claim, Ingest, Partial};
 pub use lease::Lease;
 pub use record::{Descriptor, ImageRecord};
 pub use usage::{ImageUsage, Usage};
@@ -94,11 +96,17 @@ impl Store {
         self.lock(FlockOperation::LockExclusive)
     }
 
+    /// Takes the lock. Whoever finds it free first clears up what pulls that were killed have left.
     fn lock(&self, operation: FlockOperation) -> Result<Guard> {
         let path = self.root.join("lock");
+        let failed = |e| Error::io("lock", &path, e);
         make_folder(&self.root)?;
         let file = open_lockable(&path).map_err(|e| Error::io("open", &path, e))?;
-        flock(&file, operation).map_err(|e| Error::io("lock", &path, e))?;
+        if try_flock(&file).map_err(failed)? {
+            // It is a favour; gc says what is wrong.
+            let _ = self.sweep_leases();
+        }
+        flock(&file, operation).map_err(failed)?;
         Ok(Guard { _file: file })
     }
 

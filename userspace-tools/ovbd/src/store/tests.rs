@@ -4,7 +4,7 @@ mod gc;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
@@ -22,13 +22,13 @@ fn store() -> (tempfile::TempDir, Store) {
 fn partial(store: &Store, content: &[u8]) -> Partial {
     let digest = Digest::of_bytes(content);
     match store.begin(&digest, content.len() as u64).unwrap() {
-        Ingest::Partial(partial) => partial,
+        Ingest::Partial(partial) => *partial,
         Ingest::There(path) => panic!("{}: is there already", path.display()),
     }
 }
 
 fn put(store: &Store, content: &[u8]) -> Descriptor {
-    let mut partial = partial(store, content);
+    let partial = partial(store, content);
     partial.append(content).unwrap();
     partial.finish().unwrap();
     describe(content)
@@ -62,7 +62,7 @@ fn a_blob_appears_when_it_is_complete() {
     let (_folder, store) = store();
     let digest = Digest::of_bytes(b"content");
     assert_eq!(store.blob(&digest), None);
-    let mut partial = partial(&store, b"content");
+    let partial = partial(&store, b"content");
     assert!(partial.is_empty());
     partial.append(b"con").unwrap();
     partial.append(b"tent").unwrap();
@@ -80,10 +80,10 @@ fn a_blob_appears_when_it_is_complete() {
 #[test]
 fn an_interrupted_blob_is_resumed() {
     let (_folder, store) = store();
-    let mut first = partial(&store, b"content");
+    let first = partial(&store, b"content");
     first.append(b"cont").unwrap();
     drop(first);
-    let mut second = partial(&store, b"content");
+    let second = partial(&store, b"content");
     assert_eq!(second.len(), 4);
     second.append(b"ent").unwrap();
     assert_eq!(fs::read(second.finish().unwrap()).unwrap(), b"content");
@@ -92,7 +92,7 @@ fn an_interrupted_blob_is_resumed() {
 #[test]
 fn too_few_bytes_stay_and_too_many_are_refused() {
     let (_folder, store) = store();
-    let mut short = partial(&store, b"content");
+    let short = partial(&store, b"content");
     short.append(b"con").unwrap();
     assert!(matches!(
         short.finish(),
@@ -102,7 +102,8 @@ fn too_few_bytes_stay_and_too_many_are_refused() {
             ..
         }))
     ));
-    let mut long = partial(&store, b"content");
+    drop(short);
+    let long = partial(&store, b"content");
     assert_eq!(long.len(), 3);
     assert!(long.append(b"tents").is_err());
     assert_eq!(long.len(), 3);
@@ -113,7 +114,7 @@ fn too_few_bytes_stay_and_too_many_are_refused() {
 #[test]
 fn other_bytes_are_thrown_away() {
     let (_folder, store) = store();
-    let mut wrong = partial(&store, b"content");
+    let wrong = partial(&store, b"content");
     wrong.append(b"contend").unwrap();
     let error = wrong.finish().unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::Invalid);
@@ -125,14 +126,15 @@ fn other_bytes_are_thrown_away() {
 #[test]
 fn a_resumed_head_is_hashed_again() {
     let (_folder, store) = store();
-    let mut first = partial(&store, b"content");
+    let first = partial(&store, b"content");
     first.append(b"cont").unwrap();
     drop(first);
     let path = store
         .ingest_folder()
         .join(Digest::of_bytes(b"content").hex());
-    fs::write(&path, b"\0\0\0\0").unwrap();
-    let mut second = partial(&store, b"content");
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"\0\0\0\0", 0).unwrap();
+    let second = partial(&store, b"content");
     second.append(b"ent").unwrap();
     assert!(matches!(
         second.finish(),
@@ -142,15 +144,76 @@ fn a_resumed_head_is_hashed_again() {
     assert!(partial(&store, b"content").is_empty());
 }
 
+/// A blob of so many whole parts, and some bytes more.
+fn large(parts: usize, rest: usize) -> Vec<u8> {
+    let length = (parts * (16 << 20)) + rest;
+    (0..length).map(|at| (at >> 8) as u8 ^ at as u8).collect()
+}
+
 #[test]
-fn a_blob_can_be_begun_anew() {
+fn parts_arrive_in_any_order_and_stay() {
     let (_folder, store) = store();
-    let mut blob = partial(&store, b"content");
-    blob.append(b"else").unwrap();
-    blob.restart().unwrap();
-    assert_eq!(blob.len(), 0);
-    blob.append(b"content").unwrap();
-    assert_eq!(fs::read(blob.finish().unwrap()).unwrap(), b"content");
+    let content = large(2, 1000);
+    let first = partial(&store, &content);
+    let claims: Vec<_> = std::iter::from_fn(|| first.claim()).collect();
+    let missing: Vec<_> = claims.iter().map(Claim::missing).collect();
+    let (one, two) = (16 << 20, 32 << 20);
+    assert_eq!(missing, [0..one, one..two, two..two + 1000]);
+    for (mut claim, most) in claims.into_iter().zip([10, 20, 1000]).rev() {
+        let range = claim.missing();
+        let bytes = &content[range.start as usize..];
+        // What belongs to the next part comes back.
+        let all = claim.append(&bytes[..most]).unwrap();
+        assert_eq!(all.len(), 0);
+    }
+    assert_eq!(first.len(), 1030);
+    drop(first);
+    let second = partial(&store, &content);
+    assert_eq!(second.len(), 1030);
+    assert_eq!(second.claim_from(one).unwrap().missing(), one + 20..two);
+    while let Some(mut claim) = second.claim_or_wait() {
+        let range = claim.missing();
+        let rest = claim.append(&content[range.start as usize..]).unwrap();
+        assert_eq!(rest.len() as u64, content.len() as u64 - range.end);
+    }
+    let path = second.finish().unwrap();
+    assert!(fs::read(path).unwrap() == content);
+    assert_eq!(names(&store.ingest_folder()), [""; 0]);
+}
+
+#[test]
+fn a_wrong_part_is_noticed_wherever_it_is() {
+    let (_folder, store) = store();
+    let content = large(1, 1000);
+    let wrong = partial(&store, &content);
+    let (mut first, mut second) = (wrong.claim().unwrap(), wrong.claim().unwrap());
+    assert!(wrong.claim().is_none());
+    second.append(&[7; 1000]).unwrap();
+    first.append(&content).unwrap();
+    drop((first, second));
+    let error = wrong.finish().unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::Digest { .. })));
+    assert!(partial(&store, &content).is_empty());
+}
+
+/// Whoever waits for a part gets it when it is left.
+#[test]
+fn a_part_that_is_left_is_taken_over() {
+    let (_folder, store) = store();
+    let content = large(0, 1000);
+    let blob = partial(&store, &content);
+    let mut claim = blob.claim().unwrap();
+    claim.append(&content[..400]).unwrap();
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let mut claim = blob.claim_or_wait().unwrap();
+            claim.append(&content[400..]).map(<[u8]>::len).unwrap()
+        });
+        drop(claim);
+        assert_eq!(other.join().unwrap(), 0);
+    });
+    assert!(blob.claim_or_wait().is_none());
+    blob.finish().unwrap();
 }
 
 #[test]
@@ -171,7 +234,7 @@ fn one_of_many_fetches_a_blob() {
         barrier.wait();
         match store.begin(&digest, content.len() as u64).unwrap() {
             Ingest::There(_) => 0,
-            Ingest::Partial(mut partial) => {
+            Ingest::Partial(partial) => {
                 assert!(partial.is_empty());
                 for part in content.chunks(1000) {
                     partial.append(part).unwrap();
@@ -279,7 +342,7 @@ fn usage_counts_shared_blobs_once() {
     let base = put(&store, &[1; 9000]);
     let own = put(&store, &[2; 20_000]);
     put(&store, &[3; 5000]);
-    let mut arriving = partial(&store, &[4; 100]);
+    let arriving = partial(&store, &[4; 100]);
     arriving.append(&[4; 50]).unwrap();
     let app = image("r.example/app:1", &[base.clone(), own.clone(), own.clone()]);
     let other = image("r.example/app:2", std::slice::from_ref(&base));

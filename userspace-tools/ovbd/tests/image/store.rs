@@ -37,7 +37,7 @@ fn put(store: &Store, content: &[u8]) -> Descriptor {
         size: content.len() as u64,
         annotations: BTreeMap::new(),
     };
-    if let Ingest::Partial(mut partial) = store.begin(&blob.digest, blob.size).unwrap() {
+    if let Ingest::Partial(partial) = store.begin(&blob.digest, blob.size).unwrap() {
         partial.append(content).unwrap();
         partial.finish().unwrap();
     }

@@ -7,6 +7,7 @@
 
 mod auth;
 mod interrupted;
+mod parts;
 mod push;
 mod real;
 mod redirect;
@@ -14,4 +15,5 @@ mod resolve;
 mod server;
 mod support;
 mod transfer;
+mod upload;
 mod ways;

@@ -109,24 +109,6 @@ fn links_of_others_stay() {
 }
 
 #[test]
-fn an_upload_that_fails_begins_anew() {
-    let folder = tempfile::tempdir().unwrap();
-    let layers = real::layers(folder.path());
-    let failed = Mutex::new(0);
-    let server = writable(Repository::default(), move |asked, reply| {
-        let mut failed = failed.lock().unwrap();
-        if asked.method == "PUT" && *failed < 2 {
-            *failed += 1;
-            return Reply::new(503, "");
-        }
-        reply
-    });
-    push(&server.host(), &layers, false, &options()).unwrap();
-    // Two layers, a configuration, and the two that failed.
-    assert_eq!(server.count(|asked| asked.method == "POST"), 5);
-}
-
-#[test]
 fn uploads_that_are_refused_are_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let layers = real::layers(folder.path());

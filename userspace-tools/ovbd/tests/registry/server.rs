@@ -26,6 +26,8 @@ pub struct Asked {
     /// By name in small letters.
     pub headers: BTreeMap<String, String>,
     pub body: Vec<u8>,
+    /// The connection was closed in the middle of the body.
+    pub broken: bool,
     /// How many requests came before this one.
     pub number: usize,
 }
@@ -35,10 +37,18 @@ impl Asked {
         self.headers.get(name).map(String::as_str)
     }
 
+    /// The range that is asked for: its first byte and, unless it goes to the end, its last.
+    pub fn range(&self) -> Option<(usize, Option<usize>)> {
+        let (first, last) = self
+            .header("range")?
+            .strip_prefix("bytes=")?
+            .split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()))
+    }
+
     /// The first byte of a range that is asked for.
     pub fn from(&self) -> Option<usize> {
-        let range = self.header("range")?.strip_prefix("bytes=")?;
-        range.strip_suffix('-')?.parse().ok()
+        self.range().map(|(first, _)| first)
     }
 
     pub fn is_blob(&self) -> bool {
@@ -135,18 +145,28 @@ pub struct Server {
 impl Server {
     /// Serves what `answer` says, each connection on a thread of its own.
     pub fn start(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_breaking(|_| None, answer)
+    }
+
+    /// The same, but where `breaks` says so for the head of a request, the connection is closed
+    /// behind so many bytes of the body. What `answer` says then is not sent.
+    pub fn start_breaking(
+        breaks: impl Fn(&Asked) -> Option<usize> + Send + Sync + 'static,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let (record, stopped, answer) = (asked.clone(), stop.clone(), Arc::new(answer));
+        let (record, stopped) = (asked.clone(), stop.clone());
+        let (breaks, answer) = (Arc::new(breaks), Arc::new(answer));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopped.load(Ordering::SeqCst) {
                     break;
                 }
-                let (record, answer) = (record.clone(), answer.clone());
-                thread::spawn(move || serve(stream.unwrap(), &record, &*answer));
+                let (record, breaks, answer) = (record.clone(), breaks.clone(), answer.clone());
+                thread::spawn(move || serve(stream.unwrap(), &record, &*breaks, &*answer));
             }
         });
         Self {
@@ -181,9 +201,14 @@ impl Drop for Server {
 }
 
 /// Until the client has gone: then reading or writing fails, and that is how it ends.
-fn serve(mut stream: TcpStream, record: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Reply) {
+fn serve(
+    mut stream: TcpStream,
+    record: &Mutex<Vec<Asked>>,
+    breaks: &dyn Fn(&Asked) -> Option<usize>,
+    answer: &dyn Fn(&Asked) -> Reply,
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
-    while let Some(mut asked) = read(&mut reader) {
+    while let Some(mut asked) = read(&mut reader, breaks) {
         let mut all = record.lock().unwrap();
         asked.number = all.len();
         let too_many = all.len() >= MAX_REQUESTS;
@@ -193,7 +218,7 @@ fn serve(mut stream: TcpStream, record: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Ask
             true => Reply::new(418, "too many requests for a test"),
             false => answer(&asked),
         };
-        if reply.write(&mut stream, asked.method == "HEAD").is_err() {
+        if asked.broken || reply.write(&mut stream, asked.method == "HEAD").is_err() {
             return;
         }
         match reply.then {
@@ -207,7 +232,10 @@ fn serve(mut stream: TcpStream, record: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Ask
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
+fn read(
+    reader: &mut BufReader<TcpStream>,
+    breaks: &dyn Fn(&Asked) -> Option<usize>,
+) -> Option<Asked> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let mut words = line.split(' ');
@@ -224,13 +252,17 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
     let length = headers
         .get("content-length")
         .map_or(0, |l| l.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()?;
-    Some(Asked {
+    let mut asked = Asked {
         method,
         path,
         headers,
-        body,
+        body: Vec::new(),
+        broken: false,
         number: 0,
-    })
+    };
+    let most = breaks(&asked);
+    asked.broken = most.is_some();
+    asked.body = vec![0; most.unwrap_or(length).min(length)];
+    reader.read_exact(&mut asked.body).ok()?;
+    Some(asked)
 }

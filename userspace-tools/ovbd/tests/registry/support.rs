@@ -105,7 +105,7 @@ impl Repository {
         let (path, _query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
         if let Some(digest) = path.strip_prefix("/v2/app/blobs/") {
             return match self.blobs.get(digest) {
-                Some(content) => ranged(content, asked.from()),
+                Some(content) => ranged(content, asked.range()),
                 None => Reply::new(404, "no blob"),
             };
         }
@@ -117,15 +117,16 @@ impl Repository {
     }
 }
 
-/// A blob, or the end of it.
-pub fn ranged(content: &[u8], from: Option<usize>) -> Reply {
-    match from {
+/// A blob, or a range of it.
+pub fn ranged(content: &[u8], range: Option<(usize, Option<usize>)>) -> Reply {
+    let all = content.len();
+    match range {
         None => Reply::new(200, content),
-        Some(from) if from >= content.len() => Reply::new(416, ""),
-        Some(from) => {
-            let (last, all) = (content.len() - 1, content.len());
-            let range = format!("bytes {from}-{last}/{all}");
-            Reply::new(206, &content[from..]).header("Content-Range", range)
+        Some((first, _)) if first >= all => Reply::new(416, ""),
+        Some((first, last)) => {
+            let last = last.unwrap_or(all).min(all - 1);
+            let range = format!("bytes {first}-{last}/{all}");
+            Reply::new(206, &content[first..=last]).header("Content-Range", range)
         }
     }
 }

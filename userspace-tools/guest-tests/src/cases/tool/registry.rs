@@ -120,11 +120,12 @@ impl Served {
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         let request = lines.next().context("request")??;
         let path = request.split(' ').nth(1).context("path")?;
-        let mut from = 0;
+        let (mut from, mut to) = (0, None);
         for line in lines {
             let line = line?.to_ascii_lowercase();
             if let Some(range) = line.strip_prefix("range: bytes=") {
-                from = range.trim_end_matches('-').parse()?;
+                let (first, last) = range.split_once('-').context("range")?;
+                (from, to) = (first.parse()?, last.parse::<usize>().ok());
             }
             if line.is_empty() {
                 break;
@@ -135,12 +136,12 @@ impl Served {
                 .write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
             return Ok(());
         };
-        let (size, last) = (content.len(), content.len() - 1);
-        let status = match from {
-            0 => "200 OK".to_owned(),
-            from => format!("206 Part\r\nContent-Range: bytes {from}-{last}/{size}"),
+        let (size, last) = (content.len(), to.unwrap_or(content.len() - 1));
+        let status = match (from, to) {
+            (0, None) => "200 OK".to_owned(),
+            _ => format!("206 Part\r\nContent-Range: bytes {from}-{last}/{size}"),
         };
-        let rest = &content[from..];
+        let rest = &content[from..=last];
         let length = rest.len();
         let head =
             format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");

@@ -64,7 +64,7 @@ impl Stocked {
     fn put(&self, file: &Path) -> Result<Descriptor> {
         let bytes = fs::read(file)?;
         let blob = describe(&bytes);
-        if let Ingest::Partial(mut partial) = self.store.begin(&blob.digest, blob.size)? {
+        if let Ingest::Partial(partial) = self.store.begin(&blob.digest, blob.size)? {
             partial.append(&bytes)?;
             partial.finish()?;
         }
@@ -239,7 +239,7 @@ fn full_disk(ctx: &mut Ctx) -> Result<()> {
     let refused = store.begin(&describe(b"large").digest, 2 << 20);
     let fits = store.begin(&describe(b"small").digest, 5);
     let fetched = fits.and_then(|ingest| match ingest {
-        Ingest::Partial(mut partial) => partial.append(b"small").and(partial.finish()),
+        Ingest::Partial(partial) => partial.append(b"small").and(partial.finish()),
         Ingest::There(path) => Ok(path),
     });
     let collected = store.gc(false);

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use overlaybd_format::ReadAt;
 use sha2::{Digest as _, Sha256};
@@ -16,11 +15,7 @@ use crate::image::digest::Digest;
 use crate::image::source::Source;
 use crate::image::stack::Stack;
 use crate::mount::probe::{FileSystem, LENGTH as PROBED};
-use crate::registry::events::Event;
-use crate::registry::http::Stream;
 use crate::registry::manifest::media;
-use crate::registry::pace::Limiter;
-use crate::registry::session::Session;
 use crate::registry::RegistryError;
 use crate::store::Descriptor;
 use crate::verity::seal::look;
@@ -114,57 +109,5 @@ fn hash(file: &Path) -> io::Result<(Digest, u64)> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
-    }
-}
-
-/// A layer on its way out.
-pub(super) struct Upload<'a> {
-    pub session: &'a Session<'a>,
-    pub limiter: Option<&'a Limiter>,
-    pub path: &'a Path,
-    pub index: usize,
-    pub size: u64,
-}
-
-impl Stream for Upload<'_> {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn open(&self) -> io::Result<Box<dyn Read + '_>> {
-        let file = File::open(self.path)?;
-        Ok(Box::new(Sent {
-            upload: self,
-            file,
-            present: 0,
-        }))
-    }
-}
-
-/// Counts what is read of a layer.
-struct Sent<'a> {
-    upload: &'a Upload<'a>,
-    file: File,
-    present: u64,
-}
-
-impl Read for Sent<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = self.upload.limiter.map_or(buffer.len(), Limiter::piece);
-        let most = most.min(buffer.len());
-        let read = self.file.read(&mut buffer[..most])?;
-        let wait = self
-            .upload
-            .limiter
-            .map(|limiter| limiter.take(read, Instant::now()));
-        let stop = &self.upload.session.stop;
-        stop.wait(wait.unwrap_or_default())
-            .map_err(io::Error::other)?;
-        self.present += read as u64;
-        self.upload.session.watch.event(&Event::Progress {
-            layer: self.upload.index,
-            present: self.present,
-        });
-        Ok(read)
     }
 }

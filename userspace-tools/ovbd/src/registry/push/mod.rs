@@ -5,9 +5,11 @@
 
 mod layers;
 mod subject;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde_json::json;
@@ -24,8 +26,9 @@ use crate::reference::Reference;
 use crate::store::Descriptor;
 use crate::Result;
 
-use self::layers::{examine, Upload};
+use self::layers::examine;
 use self::subject::Subject;
+use self::upload::{Layer, Source};
 
 /// What to push.
 #[derive(Clone, Debug)]
@@ -80,8 +83,11 @@ pub fn push(
         .map(PathBuf::as_path)
         .zip(&layers)
         .collect();
-    let transferred = parallel::sum(&session, &blobs, |at, (path, blob)| {
-        session.put_layer(at, path, blob, limiter.as_ref())
+    let next = AtomicUsize::new(0);
+    let transferred = parallel::sum(&session, options.connections.min(blobs.len()), || {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let (path, blob) = blobs.get(at)?;
+        Some(session.put_layer(at, path, blob, limiter.as_ref()))
     })?;
     let config = session.config(subject.as_ref(), &layers)?;
     let manifest = session.put_manifest(&config, &layers, subject.as_ref())?;
@@ -126,17 +132,19 @@ impl Session<'_> {
             size: blob.size,
             present: if there { blob.size } else { 0 },
         });
-        let upload = Upload {
-            session: self,
-            limiter,
-            path,
-            index,
-            size: blob.size,
-        };
+        let mut transferred = 0;
         if !there {
-            self.put_blob(Some(index), &blob.digest, Payload::Stream(&upload))?;
+            let layer = Layer {
+                session: self,
+                limiter,
+                path,
+                index,
+                size: blob.size,
+                sent: AtomicU64::new(0),
+            };
+            self.put_blob(Some(index), &blob.digest, &Source::Layer(&layer))?;
+            transferred = layer.sent.into_inner();
         }
-        let transferred = if there { 0 } else { blob.size };
         self.watch.event(&Event::Finished {
             layer: index,
             digest: blob.digest,
@@ -149,38 +157,6 @@ impl Session<'_> {
         let url = self.url(self.origin(), &format!("blobs/{digest}"))?;
         let answer = self.ask(&Request::new(Method::HEAD, url), &[200, 404])?;
         Ok(answer.status == 200)
-    }
-
-    /// Uploads a blob in one go; from the beginning again if that fails.
-    fn put_blob(
-        &self,
-        index: Option<usize>,
-        digest: &Digest,
-        payload: Payload<'_>,
-    ) -> Result<(), RegistryError> {
-        let start = self.url(self.origin(), "blobs/uploads/")?;
-        self.persist(index, || {
-            self.stop.check()?;
-            let request = Request::new(Method::POST, start.clone()).payload(Payload::Bytes(&[]));
-            let answer = self.send(self.origin(), &request)?;
-            if answer.status != 202 {
-                return Err(answer.error());
-            }
-            let place = answer.header("location").and_then(|to| answer.url.join(to));
-            let place = place.and_then(|url| url.with_query("digest", &digest.to_string()));
-            let url = place.ok_or_else(|| RegistryError::Protocol {
-                url: answer.url.to_string(),
-                problem: "does not say where to upload to".to_owned(),
-            })?;
-            let request = Request::new(Method::PUT, url)
-                .header("content-type", "application/octet-stream")
-                .payload(payload);
-            let answer = self.send(self.origin(), &request)?;
-            match answer.status {
-                201 => Ok(()),
-                _ => Err(answer.error()),
-            }
-        })
     }
 
     /// Uploads the configuration: that of the subject, with our layers.
@@ -202,7 +178,7 @@ impl Session<'_> {
         let text = config.to_string();
         let digest = Digest::of_bytes(text.as_bytes());
         if !self.has_blob(&digest)? {
-            self.put_blob(None, &digest, Payload::Bytes(text.as_bytes()))?;
+            self.put_blob(None, &digest, &Source::Text(text.as_bytes()))?;
         }
         Ok(entry(media::CONFIG, digest, text.len()))
     }

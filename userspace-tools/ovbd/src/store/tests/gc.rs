@@ -85,7 +85,7 @@ fn a_hash_tree_goes_with_its_blob() {
 fn what_a_running_pull_needs_stays() {
     let (_folder, store) = store();
     let blob = put(&store, b"blob");
-    let mut arriving = partial(&store, b"arriving");
+    let arriving = partial(&store, b"arriving");
     arriving.append(b"arr").unwrap();
     let digest = *arriving.digest();
     let lease = store.lease([blob.digest, digest]).unwrap();
@@ -120,10 +120,29 @@ fn what_a_dead_pull_left_goes() {
     assert_eq!(names(&store.leases_folder()), [""; 0]);
 }
 
+/// Not only a collection removes it: whatever takes the lock does, when nobody else has it.
+#[test]
+fn a_dead_pulls_lease_goes_with_the_next_guard() {
+    let (_folder, store) = store();
+    make_folder(&store.leases_folder()).unwrap();
+    let dead = store.leases_folder().join("1-0.json");
+    fs::write(&dead, "[]").unwrap();
+    let held = store.guard().unwrap();
+    assert!(!dead.exists());
+    fs::write(&dead, "[]").unwrap();
+    let lease = store.lease([]).unwrap();
+    assert!(dead.exists(), "removed, while others have the lock");
+    drop(held);
+    drop(store.guard().unwrap());
+    assert!(!dead.exists());
+    assert_eq!(names(&store.leases_folder()).len(), 1);
+    drop(lease);
+}
+
 #[test]
 fn what_is_being_written_stays_even_without_a_lease() {
     let (_folder, store) = store();
-    let mut arriving = partial(&store, b"arriving");
+    let arriving = partial(&store, b"arriving");
     arriving.append(b"arr").unwrap();
     assert_eq!(store.gc(false).unwrap().removed, []);
     arriving.append(b"iving").unwrap();
