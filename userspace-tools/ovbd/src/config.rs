@@ -219,7 +219,7 @@ struct RawImage {
     lowers: Option<Vec<RawLayer>>,
     upper: Option<BTreeMap<String, Value>>,
     result_file: Option<String>,
-    download: Option<Download>,
+    download: Option<BTreeMap<String, Value>>,
     acceleration_layer: Option<bool>,
     record_trace_path: Option<String>,
     #[serde(flatten)]
@@ -297,6 +297,7 @@ impl Reader<'_> {
             return Err(self.unsupported("recordTracePath", reason));
         }
         self.unknown("", raw.unknown);
+        let download = self.download(raw.download.unwrap_or_default())?;
 
         let mut lowers = raw.lowers.unwrap_or_default();
         if raw.acceleration_layer == Some(true) && lowers.pop().is_some() {
@@ -317,9 +318,19 @@ impl Reader<'_> {
         Ok(ImageConfig {
             layers,
             result_file,
-            download: raw.download.unwrap_or_default(),
+            download,
             notes: self.notes,
         })
+    }
+
+    fn download(&mut self, fields: BTreeMap<String, Value>) -> Result<Download, ConfigError> {
+        let (known, unknown) = fields
+            .into_iter()
+            .partition(|(field, _)| download::FIELDS.contains(&field.as_str()));
+        self.unknown("download.", unknown);
+        let known: BTreeMap<_, _> = known;
+        serde_json::from_value(Value::from_iter(known))
+            .map_err(|e| self.field("download", e.to_string()))
     }
 
     fn upper(&self, upper: BTreeMap<String, Value>) -> Result<(), ConfigError> {

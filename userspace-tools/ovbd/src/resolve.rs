@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{ConfigError, ImageConfig, LayerConfig};
+use crate::config::{ConfigError, Download, ImageConfig, LayerConfig};
 use crate::image::digest::Digest;
 use crate::reference::Reference;
 use crate::store::{Guard, ImageRecord, Store, StoreError};
@@ -28,8 +28,9 @@ pub trait Fetch {
     /// Puts an image's layers into the store and records it there.
     fn image(&self, store: &Store, reference: &Reference) -> Result<()>;
 
-    /// Puts one blob, which a configuration names, into the store.
-    fn blob(&self, store: &Store, blob: &RemoteBlob<'_>) -> Result<()>;
+    /// Puts one blob, which a configuration names, into the store, as `download` of that
+    /// configuration says.
+    fn blob(&self, store: &Store, blob: &RemoteBlob<'_>, download: Download) -> Result<()>;
 }
 
 /// A blob in a registry.
@@ -113,6 +114,7 @@ impl Sources<'_> {
 
     fn config(&self, config: &ImageConfig) -> Result<Resolved> {
         let mut config = config.clone();
+        let download = config.download;
         let absent = |layer: &&mut LayerConfig| layer.locate().is_err();
         let mut absent: Vec<&mut LayerConfig> = config.layers.iter_mut().filter(absent).collect();
         if absent.is_empty() {
@@ -129,7 +131,7 @@ impl Sources<'_> {
                 break guard;
             }
             drop(guard);
-            self.fetch_all(&absent, attempts.next().is_some())?;
+            self.fetch_all(&absent, download, attempts.next().is_some())?;
         };
         Ok(Resolved {
             config,
@@ -149,7 +151,12 @@ impl Sources<'_> {
         Ok(Some(guard))
     }
 
-    fn fetch_all(&self, layers: &[&mut LayerConfig], again: bool) -> Result<()> {
+    fn fetch_all(
+        &self,
+        layers: &[&mut LayerConfig],
+        download: Download,
+        again: bool,
+    ) -> Result<()> {
         let fetch = self.fetch.filter(|_| again);
         let _lease = match fetch {
             Some(_) => Some(self.store.lease(layers.iter().filter_map(|l| l.digest))?),
@@ -157,7 +164,7 @@ impl Sources<'_> {
         };
         for layer in layers {
             match (fetch, layer.remote()) {
-                (Some(fetch), Some(blob)) => fetch.blob(self.store, &blob)?,
+                (Some(fetch), Some(blob)) => fetch.blob(self.store, &blob, download)?,
                 _ => return Err(absence(layer).into()),
             }
         }
@@ -240,7 +247,8 @@ mod tests {
             })
         }
 
-        fn blob(&self, store: &Store, blob: &RemoteBlob<'_>) -> Result<()> {
+        fn blob(&self, store: &Store, blob: &RemoteBlob<'_>, download: Download) -> Result<()> {
+            assert_eq!(download.tries, Some(7));
             assert_eq!(blob.url, format!("https://r.example/blobs/{}", blob.digest));
             assert_eq!(blob.size, Some(5));
             self.put(store);
@@ -251,7 +259,7 @@ mod tests {
     fn config(folder: &Path) -> Input {
         let digest = Digest::of_bytes(LAYER);
         let text = format!(
-            r#"{{"repoBlobUrl": "https://r.example/blobs", "lowers": [
+            r#"{{"repoBlobUrl": "https://r.example/blobs", "download": {{"tryCnt": 7}}, "lowers": [
                 {{"file": "base"}},
                 {{"digest": "{digest}", "size": 5, "dir": "layers"}}
             ]}}"#

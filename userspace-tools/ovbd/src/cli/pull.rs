@@ -2,6 +2,7 @@
 
 //! `ovbd pull`.
 
+use ovbd::config::Download;
 use ovbd::image::size::Human;
 use ovbd::output::Output;
 use ovbd::reference::Reference;
@@ -63,7 +64,7 @@ struct LayerReport {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let options = args.fetch.options(output)?;
+    let options = args.fetch.options(output, Download::default())?;
     let show = Show::new(output, "fetched");
     let result = registry::pull(&args.reference, &options, &args.store.open(), &show);
     show.end();

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use ovbd::config::Download;
 use ovbd::image::size::Human;
 use ovbd::output::Output;
 use ovbd::reference::Reference;
@@ -61,7 +62,7 @@ struct Done<'a> {
 }
 
 pub fn run(args: &Args, output: &Output) -> Result<()> {
-    let options = args.registry.options(output)?;
+    let options = args.registry.options(output, Download::default())?;
     let plan = PushPlan {
         layers: layer_files(&args.input, output)?,
         subject: args.subject.clone(),

@@ -7,6 +7,7 @@ use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use ovbd::config::global::Global;
+use ovbd::config::Download;
 use ovbd::image::size;
 use ovbd::output::Output;
 use ovbd::reference::Reference;
@@ -32,7 +33,7 @@ pub struct RegistryArgs {
     /// The system that the image is for, OS/ARCHITECTURE[/VARIANT] [default: linux and this machine]
     #[arg(long, help_heading = HEADING, value_name = "PLATFORM")]
     platform: Option<Platform>,
-    /// How many layers are transferred at the same time
+    /// How many layers, or parts of large ones, are transferred at the same time
     #[arg(long, help_heading = HEADING, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     connections: u8,
     /// Bytes a second for all layers together, or with K, M, G
@@ -71,9 +72,11 @@ fn rate(text: &str) -> Result<NonZeroU64, String> {
 }
 
 impl RegistryArgs {
-    /// What the arguments say, and else the host's configuration. Reads the password.
-    pub fn options(&self, output: &Output) -> Result<Options> {
-        let host = Global::load(self.host_config.as_deref())?;
+    /// What the arguments say, else an image's configuration (`download`), else the host's. Reads
+    /// the password.
+    pub fn options(&self, output: &Output, download: Download) -> Result<Options> {
+        let mut host = Global::load(self.host_config.as_deref())?;
+        host.download = download.or(host.download);
         for note in host.notes() {
             output.remark(note);
         }
@@ -124,9 +127,10 @@ pub struct FetchArgs {
 }
 
 impl FetchArgs {
-    /// What the arguments say, and else the host's configuration. Reads the password.
-    pub fn options(&self, output: &Output) -> Result<Options> {
-        let mut options = self.registry.options(output)?;
+    /// What the arguments say, else an image's configuration (`download`), else the host's. Reads
+    /// the password.
+    pub fn options(&self, output: &Output, download: Download) -> Result<Options> {
+        let mut options = self.registry.options(output, download)?;
         options.mirrors.clone_from(&self.mirror);
         if self.p2p.is_some() {
             options.p2p.clone_from(&self.p2p);
@@ -145,13 +149,17 @@ pub struct OnDemand<'a> {
 
 impl OnDemand<'_> {
     /// A command that fetches on the way prints its own answer: events would be in front of it.
-    fn shown<T>(&self, fetch: impl FnOnce(&Options, &Show<'_>) -> Result<T>) -> Result<()> {
+    fn shown<T>(
+        &self,
+        download: Download,
+        fetch: impl FnOnce(&Options, &Show<'_>) -> Result<T>,
+    ) -> Result<()> {
         let output = Output {
             quiet: self.output.quiet || self.output.json,
             json: false,
             ..*self.output
         };
-        let options = self.args.options(&output)?;
+        let options = self.args.options(&output, download)?;
         let show = Show::new(&output, "fetched");
         let result = fetch(&options, &show);
         show.end();
@@ -161,11 +169,16 @@ impl OnDemand<'_> {
 
 impl Fetch for OnDemand<'_> {
     fn image(&self, store: &Store, reference: &Reference) -> Result<()> {
-        self.shown(|options, show| registry::pull(reference, options, store, show))
+        let none = Download::default();
+        self.shown(none, |options, show| {
+            registry::pull(reference, options, store, show)
+        })
     }
 
-    fn blob(&self, store: &Store, blob: &RemoteBlob<'_>) -> Result<()> {
-        self.shown(|options, show| registry::pull_blob(blob, options, store, show))
+    fn blob(&self, store: &Store, blob: &RemoteBlob<'_>, download: Download) -> Result<()> {
+        self.shown(download, |options, show| {
+            registry::pull_blob(blob, options, store, show)
+        })
     }
 }
 

@@ -4,6 +4,17 @@
 
 use serde::Deserialize;
 
+/// All fields that there are. Those that are not below are about downloads in the background, which
+/// nobody has to wait for: here layers are there before the device is.
+pub(super) const FIELDS: [&str; 6] = [
+    "enable",
+    "delay",
+    "delayExtra",
+    "maxMBps",
+    "tryCnt",
+    "blockSize",
+];
+
 /// How to fetch layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]

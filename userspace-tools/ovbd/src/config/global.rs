@@ -27,6 +27,7 @@ pub const PATH: &str = "/etc/overlaybd/overlaybd.json";
 /// What is asked for logins if no mode is given.
 const CREDENTIAL_FILE: &str = "/opt/overlaybd/cred.json";
 const P2P_ADDRESS: &str = "http://localhost:9731/accelerator";
+const AUDIT_LOG: &str = "/var/log/overlaybd-audit.log";
 const CREDENTIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What of a host's configuration matters here.
@@ -40,6 +41,8 @@ pub struct Global {
     pub certificate: Option<Certificate>,
     /// Who to say that we are.
     pub user_agent: Option<String>,
+    /// A file that gets a line for each request.
+    pub audit: Option<PathBuf>,
     /// How to fetch.
     pub download: Download,
     /// What became of each field.
@@ -121,11 +124,16 @@ impl Global {
             let address = given(raw.p2p_config.address);
             address.unwrap_or_else(|| P2P_ADDRESS.to_owned())
         });
+        let audit = raw.enable_audit.then(|| {
+            let path = given(raw.audit_path);
+            path.map_or_else(|| AUDIT_LOG.into(), PathBuf::from)
+        });
         Ok(Self {
             credentials,
             p2p,
             certificate,
             user_agent: given(raw.user_agent),
+            audit,
             download: raw.download,
             findings: findings(&fields),
         })
@@ -155,6 +163,9 @@ struct Raw {
     #[serde(default)]
     cert_config: RawCertificate,
     user_agent: Option<String>,
+    #[serde(default)]
+    enable_audit: bool,
+    audit_path: Option<String>,
 }
 
 // As deployments have them: these are not in camel case.

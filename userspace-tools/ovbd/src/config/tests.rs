@@ -63,7 +63,9 @@ fn what_changes_nothing_is_named() {
     let config = parse(
         r#"{"lowers": [{"file": "a", "colour": "red"}, {"file": "trace"}], "upper": null,
             "accelerationLayer": true, "recordTracePath": "",
-            "download": {"enable": true}, "resultfile": "typo"}"#,
+            "download": {"enable": true, "delay": 120, "delayExtra": 30, "maxMBps": 10,
+                         "tryCnt": 3, "blockSize": 262144, "maxMbps": 1},
+            "resultfile": "typo"}"#,
     )
     .unwrap();
     assert_eq!(config.layers.len(), 1);
@@ -74,8 +76,18 @@ fn what_changes_nothing_is_named() {
         .collect();
     assert_eq!(
         fields,
-        ["resultfile", "accelerationLayer", "lowers[0].colour"]
+        [
+            "resultfile",
+            "download.maxMbps",
+            "accelerationLayer",
+            "lowers[0].colour"
+        ]
     );
+    let expected = Download {
+        max_rate: Some(10),
+        tries: Some(3),
+    };
+    assert_eq!(config.download, expected);
 }
 
 #[test]
@@ -109,6 +121,10 @@ fn nonsense_is_refused() {
             "there is no layer",
         ),
         (r#"{"lowers": [{}]}"#, "lowers[0]: has none of"),
+        (
+            r#"{"lowers": [{"file": "a"}], "download": {"maxMBps": "10"}}"#,
+            "download: invalid type",
+        ),
         (
             r#"{"lowers": [{"file": "a", "digest": "sha256:12"}]}"#,
             "lowers[0].digest: `sha256:12`",

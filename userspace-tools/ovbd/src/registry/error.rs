@@ -103,6 +103,18 @@ pub enum RegistryError {
         problem: String,
     },
 
+    /// The log of requests that the host's configuration asks for cannot be written.
+    #[error(
+        "{path}: cannot log requests there: {problem}; `enableAudit` and `auditPath` of the host's \
+         configuration ask for it"
+    )]
+    Audit {
+        /// The file.
+        path: String,
+        /// Why.
+        problem: String,
+    },
+
     /// A file with certificates cannot be used.
     #[error("{path}: {problem}")]
     Certificate {
@@ -129,7 +141,10 @@ impl RegistryError {
             | Self::NotOverlaybd { .. }
             | Self::Credentials { .. }
             | Self::Certificate { .. } => ExitCode::Invalid,
-            Self::Connection { .. } | Self::Status { .. } | Self::Cancelled => ExitCode::Failure,
+            Self::Connection { .. }
+            | Self::Status { .. }
+            | Self::Audit { .. }
+            | Self::Cancelled => ExitCode::Failure,
         }
     }
 }

@@ -18,6 +18,7 @@ impl Options {
             self.tls = tls(Some(certificate));
         }
         self.p2p = host.p2p.clone().or(self.p2p);
+        self.audit = host.audit.clone().or(self.audit);
         self.user_agent = host.user_agent.clone().or(self.user_agent);
         self.max_rate = host.download.bytes_per_second().or(self.max_rate);
         if let Some(tries) = host.download.tries.filter(|&tries| tries > 0) {
@@ -73,7 +74,7 @@ mod tests {
             "credentialConfig": {"mode": "uds", "path": "/run/login.sock", "timeout": 3},
             "certConfig": {"certFile": "/c.pem", "keyFile": "/c.key"},
             "p2pConfig": {"enable": true, "address": "http://localhost:1/p"},
-            "userAgent": "agent", "download": {"maxMBps": 2, "tryCnt": 9}}"#;
+            "enableAudit": true, "userAgent": "agent", "download": {"maxMBps": 2, "tryCnt": 9}}"#;
         let host = Global::parse(text, Path::new("/x")).unwrap();
         let options = Options::default().with_host(&host);
         let [Source::Service(service)] = &options.credentials.sources[..] else {
@@ -87,6 +88,8 @@ mod tests {
         assert_eq!(options.tls.key.as_deref(), Some(Path::new("/c.key")));
         assert_eq!(options.p2p.as_deref(), Some("http://localhost:1/p"));
         assert_eq!(options.user_agent.as_deref(), Some("agent"));
+        let log = Path::new("/var/log/overlaybd-audit.log");
+        assert_eq!(options.audit.as_deref(), Some(log));
         assert_eq!(
             (options.max_rate, options.patience.attempts),
             (Some(2 << 20), 9)

@@ -6,12 +6,14 @@
 //! along: credentials never leave the scheme, host and port that they are for.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
 use ureq::http::{self, header, HeaderMap, HeaderValue, Method};
 use ureq::{Agent, AsSendBody, BodyReader, Proxy, SendBody};
 
+use super::audit::{Audit, Record};
 use super::tls::{self, TlsFiles, Trust};
 use super::url::Url;
 use super::RegistryError;
@@ -38,6 +40,8 @@ pub struct HttpOptions {
     pub tls: TlsFiles,
     /// Who to say that we are.
     pub user_agent: Option<String>,
+    /// A file that gets a line for each request.
+    pub audit: Option<PathBuf>,
     /// How long a connection may be silent.
     pub stall: Duration,
     /// Connections that are kept open to one host.
@@ -51,6 +55,7 @@ pub(super) struct Http {
     proxied: Agent,
     /// For addresses on this host.
     direct: Agent,
+    audit: Audit,
     plain_http: bool,
     stall: Duration,
 }
@@ -64,6 +69,17 @@ pub(super) enum Payload<'a> {
     Bytes(&'a [u8]),
     /// What this gives, anew for each request.
     Stream(&'a dyn Stream),
+}
+
+impl Payload<'_> {
+    /// Its length, bytes.
+    fn size(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Stream(stream) => stream.size(),
+        }
+    }
 }
 
 /// Something long to be sent.
@@ -126,6 +142,7 @@ pub(super) struct Answer {
     /// Whether it came from the host that was asked.
     pub from_origin: bool,
     body: BodyReader<'static>,
+    record: Option<Record>,
 }
 
 impl Http {
@@ -154,6 +171,7 @@ impl Http {
         Ok(Self {
             proxied: agent(Proxy::try_from_env()),
             direct: agent(None),
+            audit: Audit::open(options.audit.as_deref())?,
             plain_http: options.plain_http,
             stall: options.stall,
         })
@@ -197,6 +215,8 @@ impl Http {
         } else {
             &self.proxied
         };
+        let sent = request.payload.size();
+        let mut record = self.audit.begin(&request.method, url, sent)?;
         let answer = match request.payload {
             Payload::None => run(agent, head, ()),
             Payload::Bytes(bytes) => run(agent, head, bytes),
@@ -208,13 +228,21 @@ impl Http {
                 Err(e) => Err(ureq::Error::Io(e)),
             },
         };
-        let (head, body) = answer.map_err(|e| self.failure(url, &e))?.into_parts();
+        let answer = answer.map_err(|e| self.failure(url, &e));
+        if let (Some(record), Err(error)) = (&mut record, &answer) {
+            record.failed(error);
+        }
+        let (head, body) = answer?.into_parts();
+        if let Some(record) = &mut record {
+            record.answered(head.status.as_u16());
+        }
         Ok(Answer {
             status: head.status.as_u16(),
             headers: head.headers,
             url: url.clone(),
             from_origin,
             body: body.into_reader(),
+            record,
         })
     }
 
@@ -360,7 +388,7 @@ impl Answer {
         let mut bytes = Vec::new();
         let mut chunk = [0; 16 << 10];
         loop {
-            match self.body.read(&mut chunk) {
+            match self.read(&mut chunk) {
                 Ok(0) => return Ok(bytes),
                 Ok(read) => bytes.extend_from_slice(&chunk[..read]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -391,7 +419,14 @@ impl Answer {
 
 impl Read for Answer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.body.read(buffer)
+        let read = self.body.read(buffer);
+        if let Some(record) = &mut self.record {
+            match &read {
+                Ok(bytes) => record.received(*bytes),
+                Err(e) => record.failed(e),
+            }
+        }
+        read
     }
 }
 

@@ -11,6 +11,7 @@
 //! Registries are not trusted: sizes are bounded before anything is read, whatever has a digest is
 //! compared with it, and no number of tries depends on what the other side says.
 
+mod audit;
 mod auth;
 mod challenge;
 pub mod credentials;
@@ -31,6 +32,8 @@ mod stream;
 mod tls;
 mod transfer;
 mod url;
+
+use std::path::PathBuf;
 
 pub use self::credentials::Credentials;
 pub use self::error::RegistryError;
@@ -60,6 +63,8 @@ pub struct Options {
     pub tls: TlsFiles,
     /// Who to say that we are.
     pub user_agent: Option<String>,
+    /// A file that gets a line for each request.
+    pub audit: Option<PathBuf>,
     /// Logins.
     pub credentials: Credentials,
     /// How long to go on with a registry that is in trouble.
@@ -77,6 +82,7 @@ impl Default for Options {
             plain_http: false,
             tls: TlsFiles::default(),
             user_agent: None,
+            audit: None,
             credentials: Credentials::default(),
             patience: Patience::default(),
         }

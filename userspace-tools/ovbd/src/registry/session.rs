@@ -109,6 +109,7 @@ impl<'a> Session<'a> {
             plain_http: options.plain_http,
             tls: options.tls.clone(),
             user_agent: options.user_agent.clone(),
+            audit: options.audit.clone(),
             stall: options.patience.stall,
             connections: options.connections,
         })?;

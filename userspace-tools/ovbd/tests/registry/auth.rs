@@ -333,9 +333,14 @@ fn no_output_has_a_secret() {
     for form in [&["-vv"][..], &["-v", "--json"]] {
         let server = parrot();
         let folder = tempfile::tempdir().unwrap();
+        let (config, log) = (folder.path().join("host.json"), folder.path().join("log"));
+        let audit = json!({"enableAudit": true, "auditPath": log});
+        fs::write(&config, audit.to_string()).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_ovbd"))
             .args(["pull", "--username", "me", "--password-stdin", "--store"])
             .arg(folder.path().join("store"))
+            .arg("--host-config")
+            .arg(config)
             .arg(format!("{}/app:1", server.host()))
             .args(form)
             .stdin(Stdio::piped())
@@ -355,7 +360,11 @@ fn no_output_has_a_secret() {
             server.count(|a| a.header("authorization") == Some("Bearer t0ken")),
             2
         );
-        let text = [output.stdout, output.stderr].concat();
+        let log = fs::read(log).unwrap();
+        // All requests are in the log, also those for tokens and behind redirects.
+        let lines = log.split(|byte| *byte == b'\n').count() - 1;
+        assert!(lines >= server.asked().len(), "{lines} lines");
+        let text = [output.stdout, output.stderr, log].concat();
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("access denied as user `me`"), "{text}");
         for secret in ["hunter2", &BASIC[6..], "t0ken"] {

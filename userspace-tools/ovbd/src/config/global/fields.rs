@@ -55,7 +55,7 @@ const REPLACED: Rule = Rule::Is(Verdict::Replaced);
 
 /// Every field there is: a name that ends in a dot stands for all fields below it. The first that
 /// fits counts.
-const FIELDS: [(&str, Rule, &str); 25] = [
+const FIELDS: [(&str, Rule, &str); 28] = [
     (
         "download.maxMBps",
         USED,
@@ -67,10 +67,16 @@ const FIELDS: [(&str, Rule, &str); 25] = [
         "how often a pull tries before it gives up",
     ),
     (
-        "download.",
+        "download.enable",
         REPLACED,
-        "layers are fetched completely before a device uses them: there is no download in the \
-         background that could wait or be turned off",
+        "layers are always fetched completely before a device uses them, and never with --no-pull",
+    ),
+    ("download.delay", REPLACED, BACKGROUND),
+    ("download.delayExtra", REPLACED, BACKGROUND),
+    (
+        "download.blockSize",
+        REPLACED,
+        "layers come in one request, or in parts of 16 MiB, and go on at any byte",
     ),
     ("p2pConfig.", USED, "blobs are fetched through this proxy"),
     ("credentialConfig.", USED, "where logins come from"),
@@ -114,7 +120,8 @@ const FIELDS: [(&str, Rule, &str); 25] = [
         REPLACED,
         "`ovbd ls --json` and `ovbd status --json` have the counters, for any exporter",
     ),
-    ("auditPath", REPLACED, AUDIT),
+    ("enableAudit", USED, AUDIT),
+    ("auditPath", USED, AUDIT),
     (
         "serviceConfig.enable",
         Rule::MissingIfTrue,
@@ -125,16 +132,15 @@ const FIELDS: [(&str, Rule, &str); 25] = [
         REPLACED,
         "there is no service that takes snapshots of running devices",
     ),
-    ("enableAudit", Rule::MissingIfTrue, AUDIT),
 ];
 
 const LOG: &str = "there is no daemon that logs: commands say on standard error what is wrong, \
                    --verbose says more, and what the kernel finds is in its log";
 const CACHE: &str = "layers are kept in the store, complete: `ovbd df` says how much they take, \
                      `ovbd gc` and `ovbd rmi` remove them, OVBD_STORE says where they are";
-const AUDIT: &str =
-    "reads do not leave the kernel: `ovbd status` counts them, and tracing of block \
-                     devices (blktrace) lists them";
+const AUDIT: &str = "a line for each request to a registry; reads do not leave the kernel: `ovbd \
+                     status` counts them, and tracing of block devices (blktrace) lists them";
+const BACKGROUND: &str = "nothing is fetched in the background, so nothing has to wait";
 
 /// What becomes of all fields of a configuration.
 pub(super) fn findings(fields: &Map<String, Value>) -> Vec<Finding> {

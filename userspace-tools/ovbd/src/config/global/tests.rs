@@ -77,7 +77,7 @@ fn what_is_missing_is_named() {
     assert_eq!(
         names,
         [
-            "enableAudit",
+            "download.sometime",
             "gzipCacheConfig.enable",
             "serviceConfig.enable",
             "surprise"
@@ -157,6 +157,16 @@ fn values_that_mean_nothing() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn a_log_of_requests() {
+    let audit = |text: &str| parse(text).audit;
+    assert_eq!(audit("{}"), None);
+    assert_eq!(audit(r#"{"auditPath": "/a"}"#), None);
+    assert_eq!(audit(r#"{"enableAudit": true}"#), Some(AUDIT_LOG.into()));
+    let both = r#"{"enableAudit": true, "auditPath": "/a"}"#;
+    assert_eq!(audit(both), Some("/a".into()));
 }
 
 #[test]
