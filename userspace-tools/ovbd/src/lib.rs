@@ -32,6 +32,7 @@ pub mod reference;
 #[cfg(feature = "registry")]
 pub mod registry;
 pub mod resolve;
+pub mod run;
 pub mod step;
 pub mod store;
 mod sys;

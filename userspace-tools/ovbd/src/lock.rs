@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use crate::{Error, Result};
+
 /// The environment variable that names the folder for the lock.
 pub const FOLDER_VARIABLE: &str = "OVBD_RUN";
 const FOLDER: &str = "/run/ovbd";
@@ -55,17 +57,19 @@ fn folder() -> PathBuf {
     named.map_or_else(|| FOLDER.into(), PathBuf::from)
 }
 
-/// Opens the lock file in `folder`, which has to be a folder that only we can write to.
+/// A folder beside the lock, for mounts that others do not see; made if need be.
+pub fn folder_for(name: &str) -> Result<PathBuf> {
+    let folder = folder();
+    let path = folder.join(name);
+    secure(&folder)
+        .and_then(|()| make(&path))
+        .map_err(|e| Error::io("make the folder", &path, e))?;
+    Ok(path)
+}
+
+/// Opens the lock file in `folder`.
 fn open(folder: &Path) -> io::Result<File> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
-        _ => {}
-    }
-    let meta = fs::symlink_metadata(folder)?;
-    let ours = meta.uid() == rustix::process::geteuid().as_raw();
-    if !meta.is_dir() || !ours || meta.mode() & 0o022 != 0 {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
+    secure(folder)?;
     let mut options = File::options();
     options
         .read(true)
@@ -75,6 +79,24 @@ fn open(folder: &Path) -> io::Result<File> {
         .mode(0o600);
     options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
     options.open(folder.join("lock"))
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that `folder` is there, and that only we can write to it.
+fn secure(folder: &Path) -> io::Result<()> {
+    make(folder)?;
+    let meta = fs::symlink_metadata(folder)?;
+    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    if !meta.is_dir() || !ours || meta.mode() & 0o022 != 0 {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

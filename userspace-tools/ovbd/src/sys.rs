@@ -2,8 +2,8 @@
 
 //! The few system calls that no safe crate wraps, and with them all of the tool's `unsafe`.
 //!
-//! Device-mapper, loop, SysV semaphores and keys. Requests travel as byte arrays that safe code fills
-//! and reads with explicit offsets; nothing here reinterprets memory. What makes an ioctl sound is
+//! Device-mapper, loop, SysV semaphores, keys, namespaces and signals. Requests travel as byte arrays
+//! that safe code fills and reads with explicit offsets; nothing here reinterprets memory. What makes an ioctl sound is
 //! that the descriptor belongs to the driver that defines it, so each driver has its own
 //! descriptor type, and only opening the right character or block device makes one.
 #![allow(unsafe_code)]
@@ -13,10 +13,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::ioctl::{opcode, Opcode};
+use rustix::process::Signal;
 
 /// Major number of the misc devices, among them device-mapper's and loop's control nodes.
 pub const MISC_MAJOR: u32 = 10;
@@ -268,6 +271,108 @@ pub fn add_key(description: &str, payload: &[u8]) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// What a process may have of its own.
+#[derive(Clone, Copy, Debug)]
+pub enum Namespace {
+    /// What is mounted.
+    Mounts,
+    /// The processes that are started from now on, of which the next is the first there.
+    Processes,
+    /// The host's name.
+    HostName,
+    /// SysV semaphores and the like.
+    Ipc,
+}
+
+/// Gets this process new namespaces.
+pub fn unshare(namespaces: &[Namespace]) -> io::Result<()> {
+    let flags = namespaces.iter().map(|namespace| match namespace {
+        Namespace::Mounts => libc::CLONE_NEWNS,
+        Namespace::Processes => libc::CLONE_NEWPID,
+        Namespace::HostName => libc::CLONE_NEWUTS,
+        Namespace::Ipc => libc::CLONE_NEWIPC,
+    });
+    // SAFETY: These flags change what system calls find, no memory and no descriptors: it is
+    // CLONE_FILES that would.
+    check(unsafe { libc::unshare(flags.fold(0, |all, flag| all | flag)) }).map(drop)
+}
+
+/// Signals that wait until they are asked for.
+#[derive(Debug)]
+pub struct Signals(libc::sigset_t);
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A process that we started has ended.
+    ChildEnded,
+    /// It is for a process that we wait for.
+    ToPassOn(Signal),
+    /// The terminal sends it to all processes in the foreground.
+    Other,
+}
+
+const PASSED_ON: [Signal; 4] = [Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2];
+const OTHERS: [Signal; 3] = [Signal::CHILD, Signal::INT, Signal::QUIT];
+
+impl Signals {
+    /// Blocks them for this thread, and the threads and programs that it starts.
+    pub fn block() -> io::Result<Self> {
+        let mut set = std::mem::MaybeUninit::uninit();
+        // SAFETY: sigemptyset initialises the set that it is given, and cannot fail for a valid
+        // pointer.
+        let mut set: libc::sigset_t = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            set.assume_init()
+        };
+        for signal in PASSED_ON.iter().chain(&OTHERS) {
+            // SAFETY: The set is initialised, and lives until the call returns.
+            check(unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) })?;
+        }
+        // SAFETY: The set is initialised; the null pointer means that the old one is not wanted.
+        let result =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+        match result {
+            0 => Ok(Self(set)),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// Has a program that is started with `command` get them as usual.
+    pub fn let_through(&self, command: &mut Command) {
+        let set = self.0;
+        let unblock = move || {
+            // SAFETY: The set is initialised; the null pointer means that the old one is not wanted.
+            let result = unsafe {
+                libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut())
+            };
+            match result {
+                0 => Ok(()),
+                error => Err(io::Error::from_raw_os_error(error)),
+            }
+        };
+        // SAFETY: In the new process only that function is called, which may be called there: it
+        // takes no lock and allocates nothing.
+        unsafe { command.pre_exec(unblock) };
+    }
+
+    /// Waits for the next one.
+    pub fn wait(&self) -> io::Result<Received> {
+        let mut number = 0;
+        // SAFETY: The set is initialised, and the number lives until the call returns.
+        let result = unsafe { libc::sigwait(&raw const self.0, &raw mut number) };
+        if result != 0 {
+            return Err(io::Error::from_raw_os_error(result));
+        }
+        let passed_on = PASSED_ON.iter().find(|signal| signal.as_raw() == number);
+        Ok(match passed_on {
+            Some(signal) => Received::ToPassOn(*signal),
+            None if number == Signal::CHILD.as_raw() => Received::ChildEnded,
+            None => Received::Other,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod push;
 #[cfg(feature = "registry")]
 mod registry;
 mod rmi;
+mod run;
 mod seal;
 mod status;
 mod table;
@@ -34,6 +35,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ovbd::output::Output;
+use ovbd::run::inside;
 use ovbd::store::Store;
 use ovbd::Result;
 
@@ -86,6 +88,7 @@ Examples:
   ovbd up web config.v1.json --mount /mnt     Compose and mount an image
   ovbd ls                                     What is set up on this host?
   ovbd down web                               Unmount and remove it
+  ovbd run registry.example/app:1 -- ls /     Run a command in an image
 
 Exit codes:
   0  done
@@ -111,6 +114,7 @@ enum Command {
     Seal(seal::Args),
     Table(table::Args),
     Up(up::Args),
+    Run(run::Args),
     Down(down::Args),
     Ls(ls::Args),
     Status(status::Args),
@@ -129,8 +133,9 @@ enum Command {
 }
 
 impl Command {
-    fn run(&self, output: &Output) -> Result<()> {
-        match self {
+    fn run(&self, output: &Output) -> Result<ExitCode> {
+        let done = match self {
+            Self::Run(args) => return Ok(run::run(args, output)),
             Self::Inspect(args) => inspect::run(args, output),
             Self::Verify(args) => verify::run(args, output),
             Self::Build(args) => build::run(args, output),
@@ -154,7 +159,8 @@ impl Command {
             Self::Init(args) => init::run(args, output),
             Self::Completions(args) => generate::completions(args, output),
             Self::Man(args) => generate::man(args, output),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -163,6 +169,9 @@ pub fn main() -> ExitCode {
     if init::is_init() {
         return init::main();
     }
+    if inside::is_inside() {
+        return inside::main();
+    }
     let cli = Cli::parse();
     let output = Output {
         json: cli.global.json,
@@ -170,7 +179,7 @@ pub fn main() -> ExitCode {
         verbose: cli.global.verbose,
     };
     match cli.command.run(&output) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output.error(&error);
             error.exit_code().into()

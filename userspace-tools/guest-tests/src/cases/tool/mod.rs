@@ -9,6 +9,7 @@ mod basics;
 mod crash;
 mod parallel;
 mod registry;
+mod run;
 mod storage;
 mod store;
 mod udev;
@@ -41,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         parallel::cases(),
         store::cases(),
         registry::cases(),
+        run::cases(),
     ]
     .into_iter()
     .flatten()
