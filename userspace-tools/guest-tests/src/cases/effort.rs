@@ -83,7 +83,7 @@ const TRY: [&str; 3] = ["__GFP_NOMEMALLOC", "__GFP_NORETRY", "__GFP_NOWARN"];
 /// pages would be the only ones, and the page be free when they are given back.
 fn buffers(ctx: &mut Ctx) -> Result<()> {
     const READ: usize = 256 << 10;
-    let noise = crate::forge::content(4 * READ, ctx.rng());
+    let noise = forge::content(4 * READ, ctx.rng());
     let form = Form::new(Algorithm::Lz4, 64 << 10);
     let zfile = Zfile::new(ctx, Lower::NullTimer, form, noise)?;
     let device = Device::open(zfile.path(), &zfile.content)?;

@@ -111,6 +111,7 @@ fn push(server: &Server, layer: &Path) -> ovbd::Result<Pushed> {
     let plan = PushPlan {
         layers: vec![layer.to_owned()],
         subject: None,
+        sealed: false,
     };
     registry::push(&reference, &plan, &options(), &())
 }
