@@ -6,6 +6,7 @@
 #ifndef DM_OVERLAYBD_H
 #define DM_OVERLAYBD_H
 
+#include <crypto/sha2.h>
 #include <linux/bio.h>
 #include <linux/blkdev.h>
 #include <linux/crc32.h>
@@ -68,5 +69,7 @@ u64 dm_ovbd_counter_sum(u64 __percpu *counters, unsigned int index);
 void dm_ovbd_counter_reset(u64 __percpu *counters, unsigned int index);
 
 struct shrinker *dm_ovbd_shrinker_alloc(const char *name);
+
+void dm_ovbd_sha256(const u8 *data, size_t len, u8 *digest);
 
 #endif

@@ -17,7 +17,7 @@ use crate::{
         limits::Limits,
         log::{dm_err, dm_warn},
         platform::{File, Kernel},
-        status::{StatusKind, StatusWriter},
+        status::{StatusKind, StatusWriter, TextHash},
         target::{DeviceVisitor, Target},
     },
     format::{
@@ -29,7 +29,7 @@ use crate::{
         Bytes, ReadAt as _, Sectors, SECTOR,
     },
 };
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 use kernel::{ffi::c_int, prelude::*, sync::Arc};
 
 // Indices of the counters.
@@ -69,6 +69,36 @@ struct Opened {
 impl AsRef<[Entry]> for Opened {
     fn as_ref(&self) -> &[Entry] {
         self.file.entries()
+    }
+}
+
+/// Layers, as the arguments of a table.
+struct TableArgs<'a>(&'a [Layer]);
+
+impl fmt::Display for TableArgs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        format::table::write_lsmt(f, self.0.iter().map(Layer::argument))
+    }
+}
+
+/// Layers, as attributes of an integrity measurement.
+struct Attributes<'a>(&'a [Layer]);
+
+impl fmt::Display for Attributes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, layer) in self.0.iter().enumerate() {
+            let LayerArg {
+                device,
+                offset,
+                length,
+            } = layer.argument();
+            write!(
+                f,
+                ",layer_{index}_device_name={device},layer_{index}_offset={offset},\
+                 layer_{index}_length={length}"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -125,6 +155,15 @@ impl Tail {
 }
 
 impl Layer {
+    /// The layer, as tables name it.
+    fn argument(&self) -> LayerArg<'_> {
+        LayerArg {
+            device: self.device.name(),
+            offset: self.offset,
+            length: self.length,
+        }
+    }
+
     /// The part of the device that holds the layer, rounded out to the logical
     /// blocks of the device: first sector and number of sectors.
     fn extent(&self) -> (Sectors, Sectors) {
@@ -253,7 +292,7 @@ impl Lsmt {
 
 impl Target for Lsmt {
     const NAME: &'static CStr = c"lsmt";
-    const VERSION: [u32; 3] = [1, 0, 0];
+    const VERSION: [u32; 3] = [1, 1, 0];
     const FEATURES: u64 = crate::dm::target::NOWAIT;
 
     type PerBio = ();
@@ -298,12 +337,7 @@ impl Target for Lsmt {
         }
     }
 
-    fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> core::fmt::Result {
-        let layers = self.layers.iter().map(|layer| LayerArg {
-            device: layer.device.name(),
-            offset: layer.offset,
-            length: layer.length,
-        });
+    fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> fmt::Result {
         match kind {
             StatusKind::Info => {
                 let [reads, zero_sectors, tail_sectors] = self.counters.sums();
@@ -317,27 +351,19 @@ impl Target for Lsmt {
                 };
                 write!(out, "{status}")
             }
-            StatusKind::Table => format::table::write_lsmt(out, layers),
+            StatusKind::Table => write!(out, "{}", TableArgs(&self.layers)),
             StatusKind::Ima => {
-                write!(
-                    out,
-                    ",nr_layers={},size={}",
-                    self.layers.len(),
-                    self.map.size()
-                )?;
-                for (index, layer) in layers.enumerate() {
-                    let LayerArg {
-                        device,
-                        offset,
-                        length,
-                    } = layer;
-                    write!(
-                        out,
-                        ",layer_{index}_device_name={device},layer_{index}_offset={offset},\
-                         layer_{index}_length={length}"
-                    )?;
+                let (layers, size) = (self.layers.len(), self.map.size());
+                write!(out, ",nr_layers={layers},size={size}")?;
+                let attributes = Attributes(&self.layers);
+                // dm core measures 2048 bytes and no more: about 28 layers.
+                if out.fits(&attributes, ";".len()) {
+                    write!(out, "{attributes};")
+                } else {
+                    let table = TableArgs(&self.layers);
+                    let hash = TextHash::of(&table).map_err(|_| fmt::Error)?;
+                    write!(out, ",layers_hash={hash};")
                 }
-                out.write_str(";")
             }
         }
     }

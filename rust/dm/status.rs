@@ -3,11 +3,15 @@
 //! Status lines.
 
 use crate::bindings;
-use core::{marker::PhantomData, ptr};
+use core::{
+    fmt::{self, Write as _},
+    marker::PhantomData,
+    ptr,
+};
 use kernel::{
     ffi::{c_char, c_uint},
-    fmt::{self, Write as _},
     prelude::*,
+    str::CString,
 };
 
 /// Which status line is asked for.
@@ -57,6 +61,14 @@ impl StatusWriter<'_> {
         }
     }
 
+    /// Whether `text` fits, with `more` bytes behind it.
+    pub(crate) fn fits(&self, text: &impl fmt::Display, more: usize) -> bool {
+        let mut length = Length(more);
+        let counted = write!(length, "{text}");
+        // One byte stays for the NUL.
+        counted.is_ok() && length.0 < self.left
+    }
+
     /// The fields with which every IMA line begins.
     pub(super) fn target_name_version(&mut self, name: &CStr, version: [u32; 3]) {
         let [major, minor, patch] = version;
@@ -65,6 +77,38 @@ impl StatusWriter<'_> {
             "target_name={},target_version={major}.{minor}.{patch}",
             name.to_str().unwrap_or("?")
         );
+    }
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.saturating_add(text.len());
+        Ok(())
+    }
+}
+
+/// The SHA-256 of what `text` prints: `sha256:` and 64 digits, as dm core prints hashes. All zeros on
+/// kernels without IMA, which do not ask for lines that have one.
+pub(crate) struct TextHash([u8; 32]);
+
+impl TextHash {
+    /// May sleep. Fails without memory for the text.
+    pub(crate) fn of(text: &impl fmt::Display) -> Result<Self> {
+        let text = CString::try_from_fmt(format_args!("{text}"))?;
+        let (bytes, mut hash) = (text.to_bytes(), [0; 32]);
+        // SAFETY: The function reads `bytes`, and writes 32 bytes at most.
+        unsafe { bindings::dm_ovbd_sha256(bytes.as_ptr(), bytes.len(), hash.as_mut_ptr()) };
+        Ok(Self(hash))
+    }
+}
+
+impl fmt::Display for TextHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -13,6 +13,7 @@ mod effort;
 mod faults;
 mod harness;
 mod hostile;
+mod ima;
 mod image;
 mod leaks;
 mod lifecycle;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Case> {
         leaks::cases(),
         scale::cases(),
         tool::cases(),
+        ima::cases(),
     ]
     .into_iter()
     .flatten()
