@@ -15,6 +15,8 @@
 . "$VM_DIR/lib/guest.sh"
 # shellcheck source=lib/udev.sh
 . "$VM_DIR/lib/udev.sh"
+# shellcheck source=lib/keys.sh
+. "$VM_DIR/lib/keys.sh"
 # shellcheck source=lib/vm.sh
 . "$VM_DIR/lib/vm.sh"
 # shellcheck source=lib/disks.sh

@@ -6,13 +6,16 @@
 //! that the kernel finds it in exactly that state.
 
 use std::cell::Cell;
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::Name;
+use ovbd::output::Progress;
 use ovbd::plan::{Plan, Settings};
+use ovbd::verity::seal::{seal, Options};
 use ovbd::{config::ImageConfig, down, up};
 use rustix::process::Signal;
 
@@ -34,7 +37,13 @@ enum Action {
 pub fn cases() -> Vec<Case> {
     let case = |name: &str, killed, then| {
         Case::new(format!("tool.killed.{name}"), move |ctx| {
-            killed_everywhere(ctx, killed, then)
+            let dir = ctx.tmp()?;
+            let image = Image::mixed(ctx, &dir)?;
+            killed_everywhere(
+                &Subject::new(image.config(), image.content, &dir)?,
+                killed,
+                then,
+            )
         })
     };
     vec![
@@ -42,13 +51,62 @@ pub fn cases() -> Vec<Case> {
         case("up_then_down", Action::Up, Action::Down),
         case("down_then_down", Action::Down, Action::Down),
         case("down_then_up", Action::Down, Action::Up),
+        Case::new("tool.killed.up_sealed_then_up", sealed),
     ]
 }
 
-/// `guest-tests child STEP up|down [LAYER]…`: does it, and dies after so many steps.
+/// An image, and the file with its configuration.
+struct Subject {
+    config: ImageConfig,
+    path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl Subject {
+    fn new(config: ImageConfig, content: Vec<u8>, dir: &Path) -> Result<Self> {
+        let lowers = config.layers.iter().map(
+            |layer| serde_json::json!({ "file": layer.file, "verityRootHash": layer.root_hash }),
+        );
+        let lowers: Vec<_> = lowers.collect();
+        let path = dir.join("config.json");
+        fs::write(&path, serde_json::json!({ "lowers": lowers }).to_string())?;
+        Ok(Self {
+            config,
+            path,
+            content,
+        })
+    }
+
+    fn up(&self) -> Result<up::Report> {
+        let plan = Plan::new(&self.config, Settings::default())?;
+        Ok(up::up(&plan, &Name::new(NAME)?, None, &|_| {})?)
+    }
+}
+
+/// One layer has all kinds of devices: loop, joined, verity, zfile.
+fn sealed(ctx: &mut Ctx) -> Result<()> {
+    const LAYERS: &str = "lsmt/stack*.zfile";
+    let dir = ctx.tmp()?;
+    let mut config = Image::golden(ctx, LAYERS, &dir)?.config();
+    config.layers.truncate(1);
+    for layer in &mut config.layers {
+        let file = layer.file.as_ref().context("no file")?;
+        let tree = seal(file, &Options::default(), None, &Progress::hidden())?;
+        layer.root_hash = Some(tree.root_hash);
+    }
+    let golden = ctx.golden()?;
+    let content = golden.content(golden.stack(LAYERS)?[0])?;
+    killed_everywhere(
+        &Subject::new(config, content, &dir)?,
+        Action::Up,
+        Action::Up,
+    )
+}
+
+/// `guest-tests child STEP up|down CONFIG`: does it, and dies after so many steps.
 pub fn child(words: &[&str]) -> Result<ExitCode> {
-    let [stop, action, layers @ ..] = words else {
-        bail!("child STEP up|down [LAYER]…");
+    let [stop, action, config] = words else {
+        bail!("child STEP up|down CONFIG");
     };
     let left = Cell::new(stop.parse::<usize>()?);
     let watch = |_| {
@@ -60,7 +118,7 @@ pub fn child(words: &[&str]) -> Result<ExitCode> {
     };
     let name = Name::new(NAME)?;
     if *action == "up" {
-        let config = ImageConfig::of_files(layers.iter().map(PathBuf::from));
+        let config = ImageConfig::read(Path::new(config))?;
         let plan = Plan::new(&config, Settings::default())?;
         up::up(&plan, &name, None, &watch)?;
     } else {
@@ -70,14 +128,14 @@ pub fn child(words: &[&str]) -> Result<ExitCode> {
 }
 
 /// Whether `action` was killed, rather than done.
-fn kill_after(step: usize, action: Action, image: &Image) -> Result<bool> {
+fn kill_after(step: usize, action: Action, image: &Subject) -> Result<bool> {
     let word = match action {
         Action::Up => "up",
         Action::Down => "down",
     };
     let status = Command::new(std::env::current_exe()?)
         .args(["child", &step.to_string(), word])
-        .args(&image.layers)
+        .arg(&image.path)
         .status()?;
     let killed = status.signal() == Some(Signal::KILL.as_raw());
     ensure!(
@@ -87,15 +145,13 @@ fn kill_after(step: usize, action: Action, image: &Image) -> Result<bool> {
     Ok(killed)
 }
 
-fn killed_everywhere(ctx: &mut Ctx, killed: Action, then: Action) -> Result<()> {
-    let dir = ctx.tmp()?;
-    let image = Image::mixed(ctx, &dir)?;
+fn killed_everywhere(image: &Subject, killed: Action, then: Action) -> Result<()> {
     for step in 1..STEPS_MAX {
         if matches!(killed, Action::Down) {
-            image.up(NAME)?;
+            image.up()?;
         }
-        let was_killed = kill_after(step, killed, &image)?;
-        recover(&image, then).with_context(|| format!("{killed:?} killed after step {step}"))?;
+        let was_killed = kill_after(step, killed, image)?;
+        recover(image, then).with_context(|| format!("{killed:?} killed after step {step}"))?;
         if !was_killed {
             ensure!(step > 1, "it was not killed once");
             return Ok(());
@@ -105,9 +161,9 @@ fn killed_everywhere(ctx: &mut Ctx, killed: Action, then: Action) -> Result<()> 
 }
 
 /// What the user does next has to work, and nothing may remain.
-fn recover(image: &Image, then: Action) -> Result<()> {
+fn recover(image: &Subject, then: Action) -> Result<()> {
     if matches!(then, Action::Up) {
-        let report = image.up(NAME)?;
+        let report = image.up()?;
         read::check_once(&report.device, image.content.clone())?;
     }
     take_down(NAME)?;

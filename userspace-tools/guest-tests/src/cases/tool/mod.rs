@@ -10,9 +10,11 @@ mod crash;
 mod parallel;
 mod registry;
 mod run;
+mod signed;
 mod storage;
 mod store;
 mod udev;
+mod verity;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,8 @@ pub fn cases() -> Vec<Case> {
         store::cases(),
         registry::cases(),
         run::cases(),
+        verity::cases(),
+        signed::cases(),
     ]
     .into_iter()
     .flatten()

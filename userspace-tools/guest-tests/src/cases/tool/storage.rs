@@ -75,7 +75,7 @@ fn odd_ends(ctx: &mut Ctx, dir: &Path) -> Result<()> {
 }
 
 /// A folder on a file system with 4096-byte logical blocks below it.
-fn large_blocks(ctx: &mut Ctx) -> Result<std::path::PathBuf> {
+pub(super) fn large_blocks(ctx: &mut Ctx) -> Result<std::path::PathBuf> {
     let disk = ctx.tmp()?.join("disk");
     fs::File::create(&disk)?.set_len(64 << 20)?;
     let spec = LoopSpec {

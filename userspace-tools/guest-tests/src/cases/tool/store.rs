@@ -36,13 +36,13 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A store with images of golden layers.
-struct Stocked {
-    store: Store,
-    image: Image,
+pub(super) struct Stocked {
+    pub(super) store: Store,
+    pub(super) image: Image,
 }
 
 impl Stocked {
-    fn new(ctx: &Ctx, pattern: &str, dir: &Path) -> Result<Self> {
+    pub(super) fn new(ctx: &Ctx, pattern: &str, dir: &Path) -> Result<Self> {
         Ok(Self {
             store: Store::open(Some(dir.join("store"))),
             image: Image::golden(ctx, pattern, dir)?,
@@ -50,7 +50,7 @@ impl Stocked {
     }
 
     /// Records an image of the first `layers` layers.
-    fn add(&self, reference: &str, layers: usize) -> Result<()> {
+    pub(super) fn add(&self, reference: &str, layers: usize) -> Result<()> {
         let layers = self.image.layers[..layers].iter();
         let layers = layers.map(|layer| self.put(layer));
         let image = ImageRecord {
@@ -71,7 +71,7 @@ impl Stocked {
         Ok(blob)
     }
 
-    fn root(&self) -> Result<&str> {
+    pub(super) fn root(&self) -> Result<&str> {
         self.store.root().to_str().context("path")
     }
 
