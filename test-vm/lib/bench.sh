@@ -38,7 +38,7 @@ stage_gate() {
 }
 
 # The gate's files in other forms.
-others_key() { key others-1 "$(gate_key)"; }
+others_key() { key others-2 "$(gate_key)"; }
 
 stage_others() {
   "$STATIC_BIN/ovbd-bench" content-others "$BENCH/gate.img" "$BENCH/others.img.tmp"

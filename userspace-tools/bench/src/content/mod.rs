@@ -106,11 +106,15 @@ pub fn make_core(folder: &Path, out: &Path) -> Result<()> {
 /// Makes the disk `out` of what the gate's disk `gate` has, in other forms.
 pub fn make_others(gate: &Path, out: &Path) -> Result<()> {
     let list = List::read(gate)?;
-    let item = list.item("raw")?;
-    let mut raw = vec![0; item.length as usize];
-    File::open(gate)
-        .and_then(|file| file.read_exact_at(&mut raw, item.offset))
-        .with_context(|| format!("{}: cannot read its files", gate.display()))?;
+    let read = |name| -> Result<Vec<u8>> {
+        let item = list.item(name)?;
+        let mut bytes = vec![0; item.length as usize];
+        File::open(gate)
+            .and_then(|file| file.read_exact_at(&mut bytes, item.offset))
+            .with_context(|| format!("{}: cannot read {name}", gate.display()))?;
+        Ok(bytes)
+    };
+    let raw = read("raw")?;
     let mut pack = Packer::new(out)?;
     for (name, algorithm, block_size) in [
         ("zfile-64k", Algorithm::Lz4, 64 << 10),
@@ -120,6 +124,7 @@ pub fn make_others(gate: &Path, out: &Path) -> Result<()> {
         pack.add(name, &compressed(&raw, settings(algorithm, block_size))?)?;
     }
     hashes(&mut pack, "raw", &raw)?;
+    hashes(&mut pack, "zfile", &read("zfile")?)?;
     pack.finish()
 }
 

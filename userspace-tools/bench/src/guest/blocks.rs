@@ -41,7 +41,15 @@ pub fn run(disk: &Path, others: &Path, rounds: &str) -> Result<()> {
     forms(&other_ram, &other_list, effort)?;
     let raw = list.item("raw")?;
     machine::copy_part(disk, raw.offset, &raw_ram, raw.length)?;
-    behind_verity(&raw_ram, raw.length, &other_ram, &other_list, effort)?;
+    let hashes = (other_ram.as_path(), &other_list);
+    behind_verity(&raw_ram, raw.length, hashes, effort)?;
+    machine::copy_part(
+        disk,
+        list.item("zfile")?.offset,
+        &raw_ram,
+        list.item("zfile")?.length,
+    )?;
+    on_verity(&raw_ram, &list, hashes, effort)?;
     served(&ram, &list, effort)
 }
 
@@ -75,8 +83,7 @@ fn forms(ram: &Path, list: &List, effort: Effort) -> Result<()> {
 fn behind_verity(
     data: &Path,
     length: u64,
-    hash_disk: &Path,
-    hash_list: &List,
+    (hash_disk, hash_list): (&Path, &List),
     effort: Effort,
 ) -> Result<()> {
     let mut devices = Devices::open()?;
@@ -88,6 +95,29 @@ fn behind_verity(
     };
     let path = verity.device(&mut devices)?;
     gate::measure("verity", &Area::whole(path, length), &Test::ALL, effort)?;
+    devices.remove_all()
+}
+
+/// A zfile device whose ZFile, on the disk `data`, is checked by dm-verity.
+fn on_verity(
+    data: &Path,
+    list: &List,
+    (hash_disk, hash_list): (&Path, &List),
+    effort: Effort,
+) -> Result<()> {
+    let mut devices = Devices::open()?;
+    let verity = Verity {
+        data,
+        length: list.item("zfile")?.length.next_multiple_of(BLOCK as u64),
+        hashes: (hash_disk, hash_list.item("zfile-hashes")?.offset),
+        root: text(hash_disk, hash_list, "zfile-root")?,
+    };
+    let (path, alone) = (verity.device(&mut devices)?, list.alone("zfile")?);
+    // CRCs say nothing that the hashes do not.
+    let image = Image::Zfile("zfile", true);
+    let path = devices.make("zfile-verity", &Bottom::new(&path, &alone)?, &image)?;
+    let area = Area::whole(path, list.item("raw")?.length);
+    gate::measure("zfile-verity", &area, &Test::ALL, effort)?;
     devices.remove_all()
 }
 
