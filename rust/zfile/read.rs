@@ -158,10 +158,9 @@ impl Zfile {
         let blocks = self.fit(blocks, MAX_READ as usize);
         let want = self.extent_len(blocks.clone());
         let least = self.extent_len(blocks.start..blocks.start.saturating_add(1));
-        let Some(buffer) = self
-            .reserve
-            .buffer(want, least, bio.may_wait(), || self.counters.add(RESERVE_WAITS, 1))
-        else {
+        let Some(buffer) = self.reserve.buffer(want, least, bio.may_wait(), || {
+            self.counters.add(RESERVE_WAITS, 1)
+        }) else {
             return bio.end(Status::AGAIN);
         };
         let blocks = self.fit(blocks, buffer.len());
