@@ -74,10 +74,15 @@ impl Blob {
             Err(error) => return Err(format_error(&path, Place::File, 0, error).into()),
         };
         let payload = detected.payload;
+        // Of a file, the end is known; looking for it would read what nobody needs.
+        let end = match is_device && !detected.wrapped {
+            true => device::end(&*file, detected.kind)?,
+            false => None,
+        };
         let stored: SharedSource = if detected.wrapped {
             let (offset, length) = (payload.offset, payload.length);
             Arc::new(Part::new(file, path.clone(), offset, length))
-        } else if let (true, Some(end)) = (is_device, device::end(&*file, detected.kind)?) {
+        } else if let Some(end) = end {
             Arc::new(Part::new(file, path.clone(), 0, end))
         } else {
             file

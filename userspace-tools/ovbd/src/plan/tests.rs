@@ -353,3 +353,17 @@ fn a_changed_layer_is_not_parsed() {
         }
     }
 }
+
+/// Data are for the kernel to check, when they are read: what is wrong there does not keep the rest of an
+/// image from being used.
+#[test]
+fn data_are_not_read_beforehand() {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = plain(folder.path(), "a", &lsmt(16, 1));
+    let mut config = ImageConfig::of_files([layer.clone()]);
+    config.layers[0].root_hash = Some(seal_layer(&layer).root_hash);
+    let mut content = fs::read(&layer).unwrap();
+    content[4100] ^= 1;
+    fs::write(&layer, content).unwrap();
+    Plan::new(&config, Settings::default()).unwrap();
+}
