@@ -86,6 +86,7 @@ Examples:
   ovbd inspect layer0.zfile layer1.zfile      What is in these files?
   ovbd pull registry.example/app:1            Fetch an image
   ovbd up web config.v1.json --mount /mnt     Compose and mount an image
+  ovbd seal config.v1.json --update           Have its layers verified from now on
   ovbd ls                                     What is set up on this host?
   ovbd down web                               Unmount and remove it
   ovbd run registry.example/app:1 -- ls /     Run a command in an image

@@ -62,9 +62,9 @@ Examples:
   ovbd up web layer0.tar layer1.tar --verity \\
     --root-hash \"$(ovbd seal layer0.tar layer1.tar | cut -d' ' -f1 | paste -sd,)\"
 
-A tree has the format of veritysetup, with SHA-256 and hash blocks of 4096 bytes. Blocks of data have
-4096 bytes, or 512 in layers that are not compressed, because the device that shows them has logical
-blocks of that size. The end of a layer counts as if filled up with zeros to a whole block.";
+A tree has the format of veritysetup, with SHA-256 and hash blocks of 4096 bytes. Blocks of data
+have 4096 bytes, or 512 in layers that are not compressed, because the device that shows them has
+logical blocks of that size. The end of a layer counts as filled up with zeros to a whole block.";
 
 #[derive(Serialize)]
 struct Report<'a> {

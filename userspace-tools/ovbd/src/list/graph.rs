@@ -150,7 +150,8 @@ fn draw(graph: &Graph<'_>, stack: &Stack<'_>, first: &str, rest: &str, text: &mu
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::list::model::{Lower, State};
+    use crate::list::model::{Inner, Lower, State};
+    use crate::verity::RootHash;
 
     /// Images by name, with the names of their layers' files, bottom first.
     pub fn listing(images: &[(&str, &[&str])]) -> Listing {
@@ -177,6 +178,43 @@ pub(super) mod tests {
         Listing {
             images: images.iter().map(image).collect(),
             layers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn verified_layers_are_marked() {
+        let inner = |name: &str, lower: Lower, verity| Inner {
+            name: name.to_owned(),
+            role: "",
+            number: String::new(),
+            uuid: String::new(),
+            state: State::Live,
+            open_count: 1,
+            used_by: Vec::new(),
+            lowers: vec![lower],
+            ignore_crc: false,
+            verity,
+            memory_bytes: None,
+            counters: None,
+        };
+        let on = |name: &str| Lower {
+            number: name.to_owned(),
+            name: Some(name.to_owned()),
+            file: None,
+            direct_io: None,
+        };
+        for (corrupted, mark) in [(false, "▒ base ✓\n"), (true, "▒ base ✗ CORRUPTED\n")] {
+            let mut listing = listing(&[("web", &["base"])]);
+            let file = std::mem::replace(&mut listing.images[0].layers[0], on("zfile"));
+            let verity = Verity {
+                root_hash: RootHash::new([1; 32]),
+                signed: false,
+                corrupted,
+            };
+            listing.layers.push(inner("zfile", on("verity"), None));
+            listing.layers.push(inner("verity", file, Some(verity)));
+            let picture = text(&Graph::new(&listing));
+            assert!(picture.starts_with(mark), "{picture}");
         }
     }
 

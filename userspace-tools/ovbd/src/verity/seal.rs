@@ -234,9 +234,9 @@ fn write_tree(
     expected: Option<RootHash>,
     progress: &Progress,
 ) -> Result<RootHash> {
-    let file = match tree.exists() && !options.replace {
-        true => None,
-        false => Some(AtomicFile::create(tree.to_owned(), options.replace)?),
+    let file = match AtomicFile::create(tree.to_owned(), options.replace) {
+        Err(Error::Image(ImageError::Exists(_))) => None,
+        created => Some(created?),
     };
     let read = |at, piece: &mut [u8]| {
         progress.add(piece.len() as u64);
@@ -258,10 +258,11 @@ fn write_tree(
         }
         .into());
     }
-    match file {
-        Some(file) => file.commit()?,
-        None if is_tree_of(tree, shape, &found)? => {}
-        None => return Err(ImageError::Exists(tree.to_owned()).into()),
+    let exists = || Err(ImageError::Exists(tree.to_owned()).into());
+    match file.map_or_else(exists, AtomicFile::commit) {
+        // It may have been made by somebody else meanwhile.
+        Err(Error::Image(ImageError::Exists(_))) if is_tree_of(tree, shape, &found)? => {}
+        written => written?,
     }
     Ok(found)
 }
