@@ -65,6 +65,6 @@ mod tests {
         assert_eq!(lines.len(), 4);
         assert!(lines[0].starts_with("FIELD        IS"), "{lines:?}");
         assert!(lines[2].starts_with("odd          unknown"), "{lines:?}");
-        assert_eq!(lines[3], "userAgent    used      sent to registries");
+        assert_eq!(lines[3], "userAgent    used     sent to registries");
     }
 }
