@@ -219,9 +219,9 @@ pub fn status(data: &[u8]) {
     }
 }
 
-/// What [`merge`] uses of its input, bytes: a thousand entries. The search takes time in
+/// What [`merge`] uses of its input, bytes: a few hundred entries. The search takes time in
 /// proportion to the square of their number.
-const MERGE_MOST: usize = 4096;
+const MERGE_MOST: usize = 1024;
 
 /// Merges a stack, and compares each lookup around an edge with a search through
 /// all entries.
