@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
+use ovbd::dm::DevNo;
 use overlaybd_format::zfile::Algorithm;
 use rustix::io::Errno;
 
@@ -22,6 +23,7 @@ use crate::rig::blocks::{errno, meet, Blocks};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::{self, null_blk_control, Lower};
 use crate::rig::sample::{self, Form};
+use crate::rig::trace::{self, Trace};
 use crate::rig::{self, until, Zfile};
 
 /// Bytes of content; enough for a dozen blocks of 64 KiB.
@@ -42,6 +44,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("lost.device_is_removed", device_is_removed),
         Case::new("lost.status_is_passed_up", status_is_passed_up),
         Case::new("lost.on_and_off", on_and_off),
+        Case::new("lost.errors_are_passed_on", errors_are_passed_on),
     ]);
     cases
 }
@@ -249,7 +252,7 @@ fn power_is_on(path: &Path) -> Result<bool> {
 }
 
 /// What the block layer says of a disk that is gone, or going.
-fn is_loss(errno: Errno) -> Result<()> {
+pub fn is_loss(errno: Errno) -> Result<()> {
     let losses = [Errno::IO, Errno::NODEV, Errno::NXIO];
     ensure!(losses.contains(&errno), "{errno:?}");
     Ok(())
@@ -274,6 +277,44 @@ fn bad_sectors_of_a_disk(ctx: &mut Ctx) -> Result<()> {
         blocks.check(|_| None).context("recovered")?;
     }
     Ok(())
+}
+
+/// From one error below to that of the reader it takes less than a second.
+fn errors_are_passed_on(ctx: &mut Ctx) -> Result<()> {
+    for lower in [Lower::NullInline, Lower::NullSoftirq, Lower::NullTimer] {
+        let content = content(ctx);
+        let zfile = Zfile::new(ctx, lower, Form::new(Algorithm::Lz4, 8 << 10), content)?;
+        let padded = zfile.padded();
+        let blocks = Blocks::new(&zfile, &padded)?;
+        let bad = some_sectors(&blocks);
+        let control = null_blk_control(&zfile.lower.path)?.join("badblocks");
+        fs::write(&control, format!("+{}-{}", bad.start, bad.end - 1))?;
+        let errors = [
+            ("block/block_rq_error", ""),
+            ("block/block_bio_complete", "error != 0"),
+        ];
+        let trace = Trace::new(ctx, &errors)?;
+        let failed = blocks.check(needs(&blocks, &bad))?;
+        let (below, above) = (zfile.lower.dev, zfile.device.dev);
+        let (mut last, mut passed_on) = (None, 0);
+        for line in trace.lines()? {
+            if line.contains(&event_of("block_rq_error", below)) {
+                last = Some(trace::seconds(&line)?);
+            } else if line.contains(&event_of("block_bio_complete", above)) {
+                let took = trace::seconds(&line)? - last.context("an error from nowhere")?;
+                ensure!(took < 1.0, "{lower:?}: it took {took} s");
+                passed_on += 1;
+            }
+        }
+        ensure!(passed_on == failed, "{passed_on} errors of {failed}");
+    }
+    Ok(())
+}
+
+/// How an event of a device begins in a trace.
+fn event_of(event: &str, dev: DevNo) -> String {
+    let (major, minor) = (rustix::fs::major(dev.0), rustix::fs::minor(dev.0));
+    format!("{event}: {major},{minor} ")
 }
 
 /// A disk that cannot read some sectors says why, and so does what stands on it.

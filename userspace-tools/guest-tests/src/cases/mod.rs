@@ -29,6 +29,7 @@ mod scale;
 mod shapes;
 mod tables;
 mod tool;
+mod unplug;
 mod user;
 mod zfile;
 
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Case> {
         image::cases(),
         shapes::cases(),
         lost::cases(),
+        unplug::cases(),
         lifecycle::cases(),
         cache::cases(),
         below::cases(),

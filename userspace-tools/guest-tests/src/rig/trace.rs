@@ -81,3 +81,22 @@ fn define(probe: &str) -> Result<()> {
     file.write_all(probe.as_bytes())
         .with_context(|| format!("{probe} > {PROBES}"))
 }
+
+/// When an event was, of a line like `task-7 [001] ..... 12.345678: event: …`.
+pub fn seconds(line: &str) -> Result<f64> {
+    let words = line.split_whitespace();
+    let mut times = words.filter_map(|word| word.strip_suffix(':')?.parse().ok());
+    times.next().with_context(|| format!("no time in {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn the_time_of_an_event() {
+        let line = " guest-tests-81 [001] d.h2. 12.345678: block_bio_complete: 253,0 R 8 + 8 [-5]";
+        assert_eq!(seconds(line).unwrap(), 12.345678);
+        assert!(seconds("# tracer: nop").is_err());
+    }
+}
