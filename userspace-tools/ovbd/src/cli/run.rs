@@ -57,7 +57,7 @@ Exit codes:
   127  there is no such command
 
 SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are passed on to the command. If ovbd is killed, so is the
-command, and the image goes away, too.";
+command, and the image goes away, too: that is why `ovbd ls` shows it as leaving.";
 
 fn variable(text: &str) -> Result<(OsString, OsString), String> {
     match text.split_once('=') {
