@@ -34,6 +34,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 const SIZE: usize = 1 << 20;
+/// Bytes of an image of broken blocks: more than one read of the device below brings.
+const BOMBS: usize = 320 << 10;
 /// Output that is worth a part of its own, bytes.
 const PART: u64 = 32 << 10;
 /// The most parts that a read is divided into.
@@ -182,7 +184,7 @@ fn bombs(ctx: &mut Ctx, codec: Codec) -> Result<()> {
         Codec::Zstd => [("zstd_decompress_dctx", "stored=$arg5:u64 room=$arg3:u64")],
     };
     let trace = Trace::of_calls(ctx, &calls)?;
-    let disk = lower::null_blk(ctx, 2 * SIZE, &lower::TIMER)?;
+    let disk = lower::null_blk(ctx, 2 * BOMBS, &lower::TIMER)?;
     for block in [4096, 65536] {
         let content = forge::content(block, ctx.rng());
         let streams = match codec {
@@ -206,11 +208,11 @@ fn bomb(
 ) -> Result<()> {
     let mut zfile = forge::Zfile::new(&vec![0; block], block as u32, codec, true);
     zfile.put_stream(0, &stream.bytes);
-    zfile.repeat(SIZE / block);
+    zfile.repeat(BOMBS / block);
     let placed = Lower::put(disk, OFFSET, &zfile.bytes())?;
-    let device = rig::device(ctx, &placed.words(), SIZE)?;
+    let device = rig::device(ctx, &placed.words(), BOMBS)?;
     let direct = Direct::open(&device.path)?;
-    for length in [SECTOR as usize, block, 4 * block, SIZE] {
+    for length in [SECTOR as usize, block, BOMBS] {
         trace.clear()?;
         let read = direct.read(0, length);
         ensure!(read.is_ok() == stream.content.is_some(), "{read:?}");

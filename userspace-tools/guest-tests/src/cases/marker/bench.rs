@@ -89,6 +89,8 @@ pub struct Tally {
 /// A disk, devices, and what happened with them.
 pub struct Bench {
     pub disk: Disk,
+    /// What may be between the disk and the images.
+    pub between: Device,
     taking: Device,
     refusing: Device,
     stain: Stain,
@@ -101,6 +103,7 @@ impl Bench {
         let path = lower::null_blk(ctx, ROOM, &[("blocksize", block)])?;
         Ok(Self {
             disk: Disk::of(path)?,
+            between: ctx.device()?,
             taking: ctx.device()?,
             refusing: ctx.device()?,
             stain: Stain::new(ctx)?,
@@ -235,7 +238,7 @@ impl Bench {
         fs::write("/dev/kmsg", text).context("/dev/kmsg")?;
         ensure!(taken + refused == images, "{:?}", self.tally);
         ensure!(
-            taken > images / 10 && refused > images / 10 && failed > 0,
+            taken > images / 10 && refused > images / 10,
             "{:?}",
             self.tally
         );

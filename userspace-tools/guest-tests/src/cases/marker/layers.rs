@@ -12,7 +12,7 @@ use overlaybd_format::{map, Error, ReadAt};
 
 use super::bench::{Bench, Image, Reads, Wrong, BATCH};
 use super::source::{Source, Unreadable};
-use crate::ctx::{target, Ctx, Device, SECTOR};
+use crate::ctx::{target, Ctx, SECTOR};
 use crate::forge::change::{
     layer_changes, BrokenLayer, BrokenZfile, LayerChange, LayerForm, Plan, ZfileChange, ZfileForm,
 };
@@ -35,14 +35,10 @@ pub fn all(ctx: &mut Ctx, on: On, images: u64) -> Result<()> {
     let forms = LayerForm::ALL;
     let mut plan = Plan::new(&forms, layer_changes, LayerChange::is_record, ctx.rng());
     let mut bench = Bench::new(ctx, "512")?;
-    let between = match on {
-        On::Disk => None,
-        On::Zfiles => Some(ctx.device()?),
-    };
     let mut done = 0;
     while done < images {
         let count = (images - done).min(BATCH as u64);
-        one_batch(ctx, &mut bench, &mut plan, between.as_ref(), count)?;
+        one_batch(ctx, &mut bench, &mut plan, on, count)?;
         done += count;
     }
     bench.finish(&format!("marker, layers on {on:?}"), images, plan.left())
@@ -66,7 +62,7 @@ fn one_batch(
     ctx: &mut Ctx,
     bench: &mut Bench,
     plan: &mut Plan<LayerForm, LayerChange>,
-    between: Option<&Device>,
+    on: On,
     count: u64,
 ) -> Result<()> {
     let stacks: Vec<_> = (0..count)
@@ -81,9 +77,9 @@ fn one_batch(
         })
         .collect();
     let files: Vec<_> = stacks.iter().flat_map(|stack| &stack.files).collect();
-    let (dev, found) = match between {
-        None => (bench.disk.dev, on_disk(ctx, bench, &files)?),
-        Some(device) => (device.dev, in_zfiles(ctx, bench, device, &files)?),
+    let (dev, found) = match on {
+        On::Disk => (bench.disk.dev, on_disk(ctx, bench, &files)?),
+        On::Zfiles => (bench.between.dev, in_zfiles(ctx, bench, &files)?),
     };
     let mut found = found.into_iter();
     let images = stacks.into_iter().map(|stack| {
@@ -118,13 +114,8 @@ fn on_disk(ctx: &mut Ctx, bench: &Bench, files: &[&(Vec<u8>, u64)]) -> Result<Ve
     Ok(found.collect())
 }
 
-/// Layers in ZFiles, whose targets make up `device`.
-fn in_zfiles(
-    ctx: &mut Ctx,
-    bench: &Bench,
-    device: &Device,
-    files: &[&(Vec<u8>, u64)],
-) -> Result<Vec<Found>> {
+/// Layers in ZFiles, whose targets make up the device between.
+fn in_zfiles(ctx: &mut Ctx, bench: &Bench, files: &[&(Vec<u8>, u64)]) -> Result<Vec<Found>> {
     let zfiles = files.iter().map(|(file, _)| compress(ctx.rng(), file));
     let zfiles: Vec<_> = zfiles.collect::<Result<_>>()?;
     let bytes: Vec<_> = zfiles.iter().map(|zfile| &zfile[..]).collect();
@@ -146,7 +137,7 @@ fn in_zfiles(
         });
         next += 1 + sectors;
     }
-    ctx.load(device, &table)?;
+    ctx.load(&bench.between, &table)?;
     Ok(found)
 }
 
