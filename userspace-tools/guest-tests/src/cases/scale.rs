@@ -279,8 +279,9 @@ fn blocks_2_27(ctx: &mut Ctx) -> Result<()> {
     let params = format!("{} 0 {length}", device.dev);
     let device = ctx.target(COUNT * BLOCK / SECTOR, "zfile", &params)?;
     let (taken, promised) = (in_tables()?.saturating_sub(before), COUNT * 25 / 10);
+    // vmalloc keeps a pointer of 8 bytes for each page, in memory that counts as its caller's.
     ensure!(
-        (promised * 9 / 10..=promised.next_multiple_of(PAGE)).contains(&taken),
+        (promised * 9 / 10..=promised + promised / 512).contains(&taken),
         "{taken} bytes, promised {promised}"
     );
     let some = [0; 40].map(|_| ctx.rng().within(0..COUNT));
