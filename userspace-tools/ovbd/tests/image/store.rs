@@ -96,7 +96,7 @@ fn a_hosts_configuration_is_explained() {
     let path = folder.path().join("overlaybd.json");
     fs::write(
         &path,
-        r#"{"ioEngine": 0, "userAgent": "x", "enableAudit": true}"#,
+        r#"{"ioEngine": 0, "userAgent": "x", "serviceConfig": {"enable": true}}"#,
     )
     .unwrap();
     let report = json(&["config", "--json", str(&path)]);
@@ -106,7 +106,7 @@ fn a_hosts_configuration_is_explained() {
         .iter()
         .map(|field| field["verdict"].as_str().unwrap())
         .collect();
-    assert_eq!(verdicts, ["missing", "replaced", "used"]);
+    assert_eq!(verdicts, ["replaced", "missing", "used"]);
     fs::write(&path, "[]").unwrap();
     assert_eq!(failure(&["config", str(&path)]).0, 3);
 }
