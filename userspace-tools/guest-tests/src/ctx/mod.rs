@@ -28,6 +28,8 @@ pub use refusal::Refusal;
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
 
+/// What the names of a test's devices begin with.
+pub const NAMES: &str = "test";
 /// Where tests put files; on a tmpfs.
 const TMP: &str = "/tmp/test";
 /// The disk that is ext4 and may be written.
@@ -122,7 +124,7 @@ impl Ctx {
     /// A fresh name.
     pub fn fresh(&mut self) -> String {
         self.count += 1;
-        format!("test{}", self.count)
+        format!("{NAMES}{}", self.count)
     }
 
     /// A device without a table.

@@ -10,7 +10,7 @@ use anyhow::{bail, Context as _, Result};
 
 /// How often more must have been lost for it to be a leak: what is freed later, or kept ready for
 /// each CPU, does not grow every time.
-const TIMES: usize = 3;
+const TIMES: usize = 6;
 /// Pages of the smallest buffer that a device has; what the allocator keeps ready for each CPU is
 /// less than one of them a round.
 const BUFFER_PAGES: u64 = 8;

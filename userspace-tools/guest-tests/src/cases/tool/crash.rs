@@ -23,13 +23,15 @@ use super::{nothing_is_left, quiescence, take_down, Image};
 use crate::ctx::Ctx;
 use crate::harness::Case;
 use crate::read;
+use crate::rig::lower;
 
 /// More steps than any of the commands takes.
 const STEPS_MAX: usize = 200;
 const NAME: &str = "web";
 
+/// What is done to an image.
 #[derive(Clone, Copy, Debug)]
-enum Action {
+pub(super) enum Action {
     Up,
     Down,
 }
@@ -56,14 +58,14 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// An image, and the file with its configuration.
-struct Subject {
+pub(super) struct Subject {
     config: ImageConfig,
     path: PathBuf,
     content: Vec<u8>,
 }
 
 impl Subject {
-    fn new(config: ImageConfig, content: Vec<u8>, dir: &Path) -> Result<Self> {
+    pub(super) fn new(config: ImageConfig, content: Vec<u8>, dir: &Path) -> Result<Self> {
         let lowers = config.layers.iter().map(
             |layer| serde_json::json!({ "file": layer.file, "verityRootHash": layer.root_hash }),
         );
@@ -85,6 +87,7 @@ impl Subject {
 
 /// One layer has all kinds of devices: loop, joined, verity, zfile.
 fn sealed(ctx: &mut Ctx) -> Result<()> {
+    keep_buffers(ctx)?;
     const LAYERS: &str = "lsmt/stack*.zfile";
     let dir = ctx.tmp()?;
     let mut config = Image::golden(ctx, LAYERS, &dir)?.config();
@@ -101,6 +104,17 @@ fn sealed(ctx: &mut Ctx) -> Result<()> {
         Action::Up,
         Action::Up,
     )
+}
+
+/// Keeps a verity device. With the last one dm-bufio's slab cache goes, and a kernel that makes that
+/// again for a new device, while another process's device is still going, complains of two files in
+/// sysfs with the same name. Nothing is ever read of this one.
+fn keep_buffers(ctx: &mut Ctx) -> Result<()> {
+    let disk = lower::null_blk(ctx, 1 << 20, &[])?;
+    let disk = disk.display();
+    let root = "0".repeat(64);
+    let params = format!("1 {disk} {disk} 4096 4096 1 1 sha256 {root} -");
+    ctx.target(8, "verity", &params).map(drop)
 }
 
 /// `guest-tests child STEP up|down CONFIG`: does it, and dies after so many steps.
@@ -127,8 +141,8 @@ pub fn child(words: &[&str]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether `action` was killed, rather than done.
-fn kill_after(step: usize, action: Action, image: &Subject) -> Result<bool> {
+/// Kills `action` after so many steps; whether it was killed, rather than done.
+pub(super) fn kill_after(step: usize, action: Action, image: &Subject) -> Result<bool> {
     let word = match action {
         Action::Up => "up",
         Action::Down => "down",

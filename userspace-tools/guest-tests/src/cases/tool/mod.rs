@@ -28,7 +28,7 @@ use ovbd::plan::{Plan, Settings};
 use ovbd::up::{MountAt, Report};
 use ovbd::{down, up};
 
-use crate::ctx::Ctx;
+use crate::ctx::{self, Ctx};
 use crate::harness::Case;
 pub use crash::child;
 
@@ -110,10 +110,11 @@ fn take_down(name: &str) -> Result<down::Report> {
     Ok(down::down(&name, down::Options::default(), &|_| {})?)
 }
 
-/// The names of all devices.
+/// The names of all devices but the test's own.
 fn devices() -> Result<Vec<String>> {
     let devices = Dm::open()?.devices()?;
-    let mut names: Vec<_> = devices.into_iter().map(|(name, _)| name).collect();
+    let names = devices.into_iter().map(|(name, _)| name);
+    let mut names: Vec<_> = names.filter(|name| !name.starts_with(ctx::NAMES)).collect();
     names.sort();
     Ok(names)
 }

@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use super::basics::json;
+use super::crash::{kill_after, Action, Subject};
 use super::parallel::{parallel, Setting};
 use super::{nothing_is_left, take_down, Image, OVBD};
 use crate::ctx::{self, Ctx};
@@ -470,15 +471,9 @@ fn is_dead(ctx: &mut Ctx) -> Result<()> {
 fn cookie_of_a_dead_process(ctx: &mut Ctx) -> Result<()> {
     let dir = ctx.tmp()?;
     let image = Image::mixed(ctx, &dir)?;
-    let layers = image.layers.iter().filter_map(|layer| layer.to_str());
-    let program = std::env::current_exe()?;
-    let program = program.to_str().context("path")?;
+    let subject = Subject::new(image.config(), image.content, &dir)?;
     let _udevd = Udevd::start()?;
-    let words: Vec<&str> = [program, "child", "1", "up"]
-        .into_iter()
-        .chain(layers)
-        .collect();
-    ensure!(ctx::output(&words).is_err(), "it was not killed");
+    ensure!(kill_after(1, Action::Up, &subject)?, "it was not killed");
     let list = fs::read_to_string(SEMAPHORES)?;
     ensure!(list.lines().count() == 2, "there is no cookie: {list}");
     // Any command that removes something does; there is no image here.
