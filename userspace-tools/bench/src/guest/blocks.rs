@@ -79,40 +79,36 @@ fn forms(ram: &Path, list: &List, effort: Effort) -> Result<()> {
     devices.remove_all()
 }
 
-/// The disk `data`, its blocks checked by dm-verity.
-fn behind_verity(
-    data: &Path,
-    length: u64,
+/// The first `length` bytes of the disk `data`, which are `item`, checked by dm-verity.
+fn checked(
+    devices: &mut Devices,
+    (data, length): (&Path, u64),
     (hash_disk, hash_list): (&Path, &List),
-    effort: Effort,
-) -> Result<()> {
-    let mut devices = Devices::open()?;
+    item: &str,
+) -> Result<PathBuf> {
     let verity = Verity {
         data,
         length,
-        hashes: (hash_disk, hash_list.item("raw-hashes")?.offset),
-        root: text(hash_disk, hash_list, "raw-root")?,
+        hashes: (hash_disk, hash_list.item(&format!("{item}-hashes"))?.offset),
+        root: text(hash_disk, hash_list, &format!("{item}-root"))?,
     };
-    let path = verity.device(&mut devices)?;
+    verity.device(devices)
+}
+
+/// The uncompressed files on the disk `data`.
+fn behind_verity(data: &Path, length: u64, hashes: (&Path, &List), effort: Effort) -> Result<()> {
+    let mut devices = Devices::open()?;
+    let path = checked(&mut devices, (data, length), hashes, "raw")?;
     gate::measure("verity", &Area::whole(path, length), &Test::ALL, effort)?;
     devices.remove_all()
 }
 
-/// A zfile device whose ZFile, on the disk `data`, is checked by dm-verity.
-fn on_verity(
-    data: &Path,
-    list: &List,
-    (hash_disk, hash_list): (&Path, &List),
-    effort: Effort,
-) -> Result<()> {
+/// A zfile device whose ZFile lies on the disk `data`.
+fn on_verity(data: &Path, list: &List, hashes: (&Path, &List), effort: Effort) -> Result<()> {
     let mut devices = Devices::open()?;
-    let verity = Verity {
-        data,
-        length: list.item("zfile")?.length.next_multiple_of(BLOCK as u64),
-        hashes: (hash_disk, hash_list.item("zfile-hashes")?.offset),
-        root: text(hash_disk, hash_list, "zfile-root")?,
-    };
-    let (path, alone) = (verity.device(&mut devices)?, list.alone("zfile")?);
+    let length = list.item("zfile")?.length.next_multiple_of(BLOCK as u64);
+    let path = checked(&mut devices, (data, length), hashes, "zfile")?;
+    let alone = list.alone("zfile")?;
     // CRCs say nothing that the hashes do not.
     let image = Image::Zfile("zfile", true);
     let path = devices.make("zfile-verity", &Bottom::new(&path, &alone)?, &image)?;
