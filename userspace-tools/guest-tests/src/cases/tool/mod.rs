@@ -110,12 +110,18 @@ fn take_down(name: &str) -> Result<down::Report> {
     Ok(down::down(&name, down::Options::default(), &|_| {})?)
 }
 
-/// The names of all devices but the test's own.
+/// The names of all devices.
 fn devices() -> Result<Vec<String>> {
     let devices = Dm::open()?.devices()?;
-    let names = devices.into_iter().map(|(name, _)| name);
-    let mut names: Vec<_> = names.filter(|name| !name.starts_with(ctx::NAMES)).collect();
+    let mut names: Vec<_> = devices.into_iter().map(|(name, _)| name).collect();
     names.sort();
+    Ok(names)
+}
+
+/// The names of those that the test has not made itself.
+fn of_the_tool() -> Result<Vec<String>> {
+    let mut names = devices()?;
+    names.retain(|name| !name.starts_with(ctx::NAMES));
     Ok(names)
 }
 
@@ -133,7 +139,7 @@ fn loops() -> Vec<String> {
 /// Waits until the kernel is done with what nobody waits for.
 fn quiescence() -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !(loops().is_empty() && devices()?.is_empty()) && Instant::now() < deadline {
+    while !(loops().is_empty() && of_the_tool()?.is_empty()) && Instant::now() < deadline {
         thread::yield_now();
     }
     Ok(())
@@ -141,7 +147,8 @@ fn quiescence() -> Result<()> {
 
 /// Nothing is set up: no device, no loop device, no cookie of udev, no node.
 fn nothing_is_left() -> Result<()> {
-    ensure!(devices()?.is_empty(), "devices are left: {:?}", devices()?);
+    let devices = of_the_tool()?;
+    ensure!(devices.is_empty(), "devices are left: {devices:?}");
     ensure!(loops().is_empty(), "loop devices are left: {:?}", loops());
     let cookies = fs::read_to_string("/proc/sysvipc/sem")?;
     ensure!(
