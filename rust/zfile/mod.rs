@@ -87,7 +87,7 @@ impl Zfile {
 
 impl Target for Zfile {
     const NAME: &'static CStr = c"zfile";
-    const VERSION: [u32; 3] = [1, 0, 0];
+    const VERSION: [u32; 3] = [1, 1, 0];
     const FEATURES: u64 = crate::dm::target::NOWAIT;
 
     type PerBio = InFlight<Self>;

@@ -93,7 +93,7 @@ fn zfile(ctx: &mut Ctx) -> Result<()> {
     let device = ctx.target(size.div_ceil(SECTOR), "zfile", &params)?;
     let text = measured(&device)?;
     let expected = format!(
-        "target_name=zfile,target_version=1.0.0,device_name={},offset={},length={},size={size},\
+        "target_name=zfile,target_version=1.1.0,device_name={},offset={},length={},size={size},\
          block_size=4096,ignore_crc=n,digest=",
         golden.dev(),
         entry.payload.sector,

@@ -171,19 +171,7 @@ fn mounted_image(ctx: &mut Ctx, sums: &Path) -> Result<Zfile> {
     }
     fs::write(sums, list)?;
     let image = dir.join("image");
-    fs::File::create(&image)?.set_len(IMAGE_SIZE as u64)?;
-    let (tree, file) = (tree.display().to_string(), image.display().to_string());
-    output(&[
-        "mke2fs",
-        "-q",
-        "-t",
-        "ext4",
-        "-O",
-        "^has_journal",
-        "-d",
-        &tree,
-        &file,
-    ])?;
+    sample::ext4(&tree, &image, IMAGE_SIZE as u64)?;
     let layer = sample::layer(&fs::read(&image)?, &[])?;
     let size = layer.len();
     let zfile = Zfile::new(ctx, Lower::Disk, FORM, layer)?;

@@ -5,8 +5,10 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{anyhow, Result};
 use ovbd::image::layer::{LayerSettings, LayerWriter};
@@ -15,7 +17,7 @@ use ovbd::image::zwriter::{ZSettings, ZWriter};
 use overlaybd_format::zfile::{Algorithm, ZFile};
 use overlaybd_format::ReadAt;
 
-use crate::ctx::SECTOR;
+use crate::ctx::{output, SECTOR};
 use crate::rng::Rng;
 
 const SECTOR_LEN: usize = SECTOR as usize;
@@ -171,6 +173,16 @@ impl ReadAt for Slice<'_> {
         buf[length..].fill(0);
         Ok(())
     }
+}
+
+/// Makes the file `image` of `size` bytes, an ext4 with what is in the folder `tree`.
+pub fn ext4(tree: &Path, image: &Path, size: u64) -> Result<()> {
+    File::create(image)?.set_len(size)?;
+    let [tree, image] = [tree, image].map(|path| path.display().to_string());
+    let options = ["-q", "-t", "ext4", "-O", "^has_journal", "-d"];
+    let words = ["mke2fs"].into_iter().chain(options);
+    let words: Vec<&str> = words.chain([tree.as_str(), &image]).collect();
+    output(&words).map(drop)
 }
 
 #[cfg(test)]

@@ -107,10 +107,14 @@ fn enter(arguments: &Arguments) -> Result<Signals> {
 }
 
 /// Mounts what a system needs besides its files. An image that has no folder for one of them does
-/// not expect it.
+/// not expect it. A link is no folder: it would lead out of the image, which is not yet the root.
 fn furnish(root: &Path) -> Result<()> {
     let safe = MountFlags::NOSUID | MountFlags::NOEXEC;
-    let place = |name: &str| Some(root.join(name)).filter(|path| path.is_dir());
+    let place = |name: &str| {
+        let path = root.join(name);
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+        is_folder.then_some(path)
+    };
     if let Some(proc) = place("proc") {
         put("proc", &proc, safe | MountFlags::NODEV, c"")?;
     }

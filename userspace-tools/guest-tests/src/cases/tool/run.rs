@@ -3,7 +3,7 @@
 //! Commands in an image.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use super::{nothing_is_left, quiescence, OVBD};
 use crate::ctx::{self, Ctx};
 use crate::harness::Case;
+use crate::rig::sample;
 
 const EXIT_FAILED: i32 = 125;
 const EXIT_NOT_RUNNABLE: i32 = 126;
@@ -27,6 +28,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.run.command", command),
         Case::new("tool.run.writable", writable),
         Case::new("tool.run.surroundings", surroundings),
+        Case::new("tool.run.links", links),
         Case::new("tool.run.several", several),
         Case::new("tool.run.signal", signal),
         Case::new("tool.run.killed", killed),
@@ -35,11 +37,17 @@ pub fn cases() -> Vec<Case> {
 
 /// A layer with a system that is a shell.
 fn layer(ctx: &mut Ctx) -> Result<PathBuf> {
+    layer_with(ctx, |sys| fs::create_dir(sys))
+}
+
+/// The same, with whatever is made for /sys.
+fn layer_with(ctx: &mut Ctx, make_sys: impl Fn(&Path) -> io::Result<()>) -> Result<PathBuf> {
     let dir = ctx.tmp()?;
     let tree = dir.join("tree");
-    for folder in ["bin", "dev", "proc", "sys", "tmp"] {
+    for folder in ["bin", "dev", "proc", "tmp"] {
         fs::create_dir_all(tree.join(folder))?;
     }
+    make_sys(&tree.join("sys"))?;
     fs::copy("/bin/busybox", tree.join("bin/busybox"))?;
     for name in [
         "cat", "false", "hostname", "ls", "ps", "sh", "sleep", "touch", "true",
@@ -49,19 +57,8 @@ fn layer(ctx: &mut Ctx) -> Result<PathBuf> {
     fs::write(tree.join("text"), "not a program")?;
     fs::write(tree.join("name"), "the image")?;
     let (disk, layer) = (dir.join("disk"), dir.join("layer.tar"));
-    let [tree, raw, out] = [&tree, &disk, &layer].map(|path| path.display().to_string());
-    ctx::output(&[
-        "mke2fs",
-        "-q",
-        "-t",
-        "ext4",
-        "-O",
-        "^has_journal",
-        "-d",
-        &tree,
-        &raw,
-        "8M",
-    ])?;
+    sample::ext4(&tree, &disk, 8 << 20)?;
+    let [raw, out] = [&disk, &layer].map(|path| path.display().to_string());
     ctx::output(&[OVBD, "build", "--tar", "--raw", &raw, "--output", &out])?;
     Ok(layer)
 }
@@ -118,6 +115,15 @@ fn command(ctx: &mut Ctx) -> Result<()> {
     nothing_is_left()?;
     ensure!(fs::read_to_string("/proc/self/mounts")? == mounts);
     Ok(())
+}
+
+/// Nothing is mounted on what a link of the image leads to.
+fn links(ctx: &mut Ctx) -> Result<()> {
+    let layer = layer_with(ctx, |sys| symlink("tmp", sys))?;
+    let mounts = said(&[], &layer, &["cat", "/proc/mounts"])?;
+    ensure!(mounts.contains(" /dev tmpfs "), "{mounts}");
+    ensure!(!mounts.contains("sysfs"), "{mounts}");
+    nothing_is_left()
 }
 
 /// Changes are possible if that is wished, and kept if there is a folder for them.
