@@ -68,6 +68,14 @@ impl Subject {
         Ok(())
     }
 
+    /// Waits for what the readers did not wait for: the kernel's reads ahead of them.
+    fn drain(&self, dm: &Dm) -> Result<()> {
+        let dev = self.device.dev.0;
+        dm.suspend(dev)?;
+        dm.resume(dev, &Udev::begin())?;
+        Ok(())
+    }
+
     /// Suspends it, with or without another table, and lets it go on.
     fn change(&self, dm: &Dm, rng: &mut Rng) -> Result<()> {
         let dev = self.device.dev.0;
@@ -176,7 +184,8 @@ fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
 
 /// Counters that were set to 0 by some while others counted are right again with the next one.
 fn counts_are_right(ctx: &mut Ctx, subjects: &[Subject; 2], zfile: &Zfile) -> Result<()> {
-    for subject in subjects {
+    for subject in subjects.iter().rev() {
+        subject.drain(ctx.dm()?)?;
         subject.reset(ctx.dm()?)?;
     }
     let fresh = zfile.status(ctx)?;
