@@ -6,11 +6,12 @@ use std::thread;
 
 use anyhow::{anyhow, ensure, Context as _, Result};
 use ovbd::dm::udev::Udev;
-use ovbd::dm::{Dm, Id, Target};
+use ovbd::dm::{node, Dm, Id, Target};
 use overlaybd_format::status::{LsmtStatus, ZfileStatus};
 use overlaybd_format::zfile::Algorithm;
+use rustix::io::Errno;
 
-use crate::ctx::{output, Ctx, Device, SECTOR};
+use crate::ctx::{number, output, Ctx, Device, SECTOR};
 use crate::harness::Case;
 use crate::read::{self, Buffer, Direct, Mode};
 use crate::rig::load::{Load, Read};
@@ -23,8 +24,9 @@ pub fn cases() -> Vec<Case> {
     vec![Case::new("races.everything_at_once", everything_at_once)]
 }
 
-/// Of each of those who do something, and on each device.
-const OPERATIONS: usize = 60;
+/// Of each of those who do something, and on each device, unless the environment has another number.
+const OPERATIONS: u64 = 60;
+const VARIABLE: &str = "OVBD_OPERATIONS";
 const SIZE: usize = 1 << 20;
 const BLOCK: u64 = 32 << 10;
 
@@ -68,6 +70,29 @@ impl Subject {
         Ok(())
     }
 
+    /// Another device with the same table comes, is read, and goes.
+    fn twin(&self, dm: &Dm, rng: &mut Rng) -> Result<()> {
+        let name = format!("{}-twin", self.device.name);
+        let dev = dm.create(&name, "")?.dev;
+        let result = self.read_twin(dm, dev, rng);
+        dm.remove(Id::Name(&name), &Udev::begin())?;
+        node::forget(&name);
+        result.context(name)
+    }
+
+    fn read_twin(&self, dm: &Dm, dev: u64, rng: &mut Rng) -> Result<()> {
+        dm.load(dev, &self.table)?;
+        dm.resume(dev, &Udev::begin())?;
+        let twin = Device {
+            path: format!("/dev/dm-{}", rustix::fs::minor(dev)).into(),
+            ..self.device.clone()
+        };
+        let sector = rng.within(0..self.table[0].length);
+        let bytes = |device: &Device| Direct::open(&device.path)?.read(sector * SECTOR, 512);
+        ensure!(bytes(&twin)? == bytes(&self.device)?, "sector {sector}");
+        Ok(())
+    }
+
     /// Waits for what the readers did not wait for: the kernel's reads ahead of them.
     fn drain(&self, dm: &Dm) -> Result<()> {
         let dev = self.device.dev.0;
@@ -101,22 +126,33 @@ fn no_errors(status: &ZfileStatus) -> Result<()> {
 /// What one of those who do something does, to each device in turn.
 type Operation = fn(&Subject, &Dm, &mut Rng) -> Result<()>;
 
-const DEEDS: [Operation; 4] = [
+const DEEDS: [Operation; 6] = [
     |subject, dm, _| subject.ask(dm),
     |subject, dm, _| subject.reset(dm),
     |subject, _, rng| subject.open(rng),
+    |subject, dm, rng| subject.twin(dm, rng),
     |_, _, _| shrink(),
+    |_, _, _| unload(),
 ];
+
+/// The module is in use, and stays.
+fn unload() -> Result<()> {
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits();
+    match rustix::system::delete_module(c"dm_overlaybd", nonblock as i32) {
+        Err(Errno::WOULDBLOCK) => Ok(()),
+        other => Err(anyhow!("unloading a module in use: {other:?}")),
+    }
+}
 
 /// Takes away what is cached, in pages and in blocks.
 fn shrink() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
 }
 
-/// Repeats an operation; each has a handle of its own.
-fn repeat(operation: Operation, subjects: &[&Subject], mut rng: Rng) -> Result<()> {
+/// Does an operation so many times; each has a handle of its own.
+fn repeat(times: u64, operation: Operation, subjects: &[&Subject], mut rng: Rng) -> Result<()> {
     let dm = Dm::open()?;
-    for _ in 0..OPERATIONS {
+    for _ in 0..times {
         for subject in subjects {
             operation(subject, &dm, &mut rng)?;
         }
@@ -125,6 +161,7 @@ fn repeat(operation: Operation, subjects: &[&Subject], mut rng: Rng) -> Result<(
 }
 
 fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
+    let times = number(VARIABLE, OPERATIONS)?;
     let content = sample::content(SIZE, ctx.rng());
     let layer = sample::layer(&content, &[])?;
     let (size, sectors) = (layer.len() as u64, SIZE as u64 / SECTOR);
@@ -144,7 +181,7 @@ fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
     let both = [lower, upper];
 
     let mut rng = ctx.rng().fork();
-    let mut rngs: Vec<Rng> = (0..6).map(|_| ctx.rng().fork()).collect();
+    let mut rngs: Vec<Rng> = (0..DEEDS.len() + 2).map(|_| ctx.rng().fork()).collect();
     let padded = zfile.padded();
     let image = read::Device::open(&lsmt.path, &content)?;
     let file = read::Device::open(zfile.path(), &padded)?;
@@ -160,12 +197,12 @@ fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
             let mut threads = Vec::new();
             for deed in DEEDS {
                 let rng = rngs.pop().context("randomness")?;
-                threads.push(scope.spawn(move || repeat(deed, &both, rng)));
+                threads.push(scope.spawn(move || repeat(times, deed, &both, rng)));
             }
             for subject in both {
                 let rng = rngs.pop().context("randomness")?;
                 let change: Operation = |subject, dm, rng| subject.change(dm, rng);
-                threads.push(scope.spawn(move || repeat(change, &[subject], rng)));
+                threads.push(scope.spawn(move || repeat(times, change, &[subject], rng)));
             }
             threads
                 .into_iter()

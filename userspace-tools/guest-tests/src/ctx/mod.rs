@@ -308,6 +308,14 @@ impl Ctx {
     }
 }
 
+/// What the environment says for `variable`, or `default`.
+pub fn number(variable: &str, default: u64) -> Result<u64> {
+    match std::env::var(variable) {
+        Ok(text) if !text.is_empty() => text.parse().with_context(|| variable.to_owned()),
+        _ => Ok(default),
+    }
+}
+
 /// A line of a table: so many sectors from `start` on.
 pub fn target(start: u64, sectors: u64, kind: &str, params: &str) -> Target {
     Target {

@@ -14,9 +14,9 @@ mod source;
 mod stain;
 mod zfiles;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use crate::ctx::Ctx;
+use crate::ctx::{number, Ctx};
 use crate::forge::Codec;
 use crate::harness::Case;
 use layers::On;
@@ -27,7 +27,9 @@ const VARIABLE: &str = "OVBD_IMAGES";
 
 pub fn cases() -> Vec<Case> {
     let case = |name: &str, all: fn(&mut Ctx, u64) -> Result<()>| {
-        Case::new(format!("marker.{name}"), move |ctx| all(ctx, images()?))
+        Case::new(format!("marker.{name}"), move |ctx| {
+            all(ctx, number(VARIABLE, IMAGES)?)
+        })
     };
     vec![
         case("zfile.lz4", |ctx, images| {
@@ -41,12 +43,4 @@ pub fn cases() -> Vec<Case> {
             layers::all(ctx, On::Zfiles, images)
         }),
     ]
-}
-
-/// How many images.
-fn images() -> Result<u64> {
-    match std::env::var(VARIABLE) {
-        Ok(text) if !text.is_empty() => text.parse().context(VARIABLE),
-        _ => Ok(IMAGES),
-    }
 }
