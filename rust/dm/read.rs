@@ -203,22 +203,23 @@ impl<T: Reader> InFlight<T> {
             .min(read.parts.max(1) as usize);
         // SAFETY: It only looks at the current task.
         let here = unsafe { bindings::dm_ovbd_may_work_here(read.submitter) };
-        read.prepare(count);
+        // The first worker needs no work item if it is run here.
+        let first = usize::from(here);
+        read.prepare(first, count);
         let read = ptr::from_mut(read);
-        // SAFETY: `count` workers are prepared, and none of them was run. The first is not
-        // queued if it is run here.
+        // SAFETY: The workers from `first` up to `count` are prepared, and none was run.
         unsafe {
-            Self::queue(read, usize::from(here), count, target.queue());
+            Self::queue(read, first, count, target.queue());
             if here {
                 Self::run(read);
             }
         }
     }
 
-    /// Prepares `count` workers.
-    fn prepare(&mut self, count: usize) {
+    /// Prepares the work items of `count` workers, but for those before number `first`.
+    fn prepare(&mut self, first: usize, count: usize) {
         let read = ptr::from_mut(self);
-        for slot in self.workers.iter_mut().take(count) {
+        for slot in self.workers.iter_mut().take(count).skip(first) {
             let worker = slot.write(Worker {
                 work: Opaque::uninit(),
                 read,

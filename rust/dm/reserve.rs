@@ -109,20 +109,21 @@ impl Reserve {
         )
     }
 
-    /// A buffer of `want` bytes; if there is none, a smaller one, of `least` bytes
+    /// A buffer of `want` bytes; if there is none, a smaller one, of `least()` bytes
     /// at least, which is not more than the reserve holds. Calls `no_memory` before
     /// it waits for the reserve; `None` if the read would have to and may not.
     pub(crate) fn buffer(
         self: &Arc<Self>,
         want: usize,
-        least: usize,
+        least: impl FnOnce() -> usize,
         wait: bool,
         no_memory: impl FnOnce(),
     ) -> Option<Buffer> {
-        let pages = self.take_idle(want);
-        // From the best fit down: a smaller buffer makes a shorter read.
-        let mut orders = (Pages::order(least)..=Pages::order(want)).rev();
-        let pages = pages.or_else(|| orders.find_map(Pages::try_new));
+        let pages = self.take_idle(want).or_else(|| {
+            // From the best fit down: a smaller buffer makes a shorter read.
+            let mut orders = (Pages::order(least())..=Pages::order(want)).rev();
+            orders.find_map(Pages::try_new)
+        });
         Some(Buffer {
             pages: Some(match pages {
                 Some(pages) => pages,

@@ -69,12 +69,27 @@ impl BlockSize {
     }
 }
 
+/// Blocks that follow each other, and what has to be read for them.
+struct Run {
+    blocks: Range<u64>,
+    /// On the device below, in bytes from its beginning: whole logical blocks of it.
+    extent: Range<Bytes>,
+}
+
+impl Run {
+    /// The length of what has to be read, in bytes.
+    fn len(&self) -> usize {
+        self.extent.end.saturating_sub(self.extent.start) as usize
+    }
+}
+
 /// One read: what it brings, and what its bio wants of that.
 pub(crate) struct Job {
     /// The blocks that it brings.
     blocks: Range<u64>,
-    /// Where the first block begins in what was read.
-    first: usize,
+    /// Where in the ZFile the read begins, in bytes; what was read before it, because a
+    /// logical block of the device below is longer, counts down from 0 and wraps.
+    origin: Bytes,
     /// What the bio wants of the original file, in bytes.
     wanted: Range<Bytes>,
     /// Length of the read, in sectors.
@@ -101,40 +116,38 @@ impl Zfile {
         self.blocks.containing(wanted.start)..end
     }
 
-    /// What has to be read of the device below for `blocks`, in bytes from its
-    /// beginning: rounded out to its logical blocks.
-    fn extent(&self, blocks: Range<u64>) -> Range<Bytes> {
-        let stored = self.file.table().extent(blocks);
+    /// Where `blocks` are on the device below.
+    fn run(&self, blocks: Range<u64>) -> Run {
+        let stored = self.file.table().extent(blocks.clone());
         // No overflow: the constructor saw that the device holds the file.
         let mask = self.lower_block_mask;
         let start = self.start.wrapping_add(stored.start) & !mask;
         let end = self.start.wrapping_add(stored.end).wrapping_add(mask) & !mask;
-        start..end
-    }
-
-    /// The length of [`Zfile::extent`].
-    fn extent_len(&self, blocks: Range<u64>) -> usize {
-        let extent = self.extent(blocks);
-        extent.end.saturating_sub(extent.start) as usize
-    }
-
-    /// As many of `blocks`, from the first on, as `room` bytes hold; one at least.
-    fn fit(&self, blocks: Range<u64>, room: usize) -> Range<u64> {
-        if self.extent_len(blocks.clone()) <= room {
-            return blocks;
+        Run {
+            blocks,
+            extent: start..end,
         }
+    }
+
+    /// As much of `run`, from its first block on, as `room` bytes hold; one block at least.
+    fn fit(&self, run: Run, room: usize) -> Run {
+        if run.len() <= room {
+            return run;
+        }
+        let Range { start, end } = run.blocks;
+        let first = |count: u64| self.run(start..start.saturating_add(count));
         // The first `fits` blocks fit, `too_many` do not.
         let mut fits = 1;
-        let mut too_many = blocks.end.saturating_sub(blocks.start);
+        let mut too_many = end.saturating_sub(start);
         while too_many.saturating_sub(fits) > 1 {
             let middle = fits.midpoint(too_many);
-            if self.extent_len(blocks.start..blocks.start.saturating_add(middle)) <= room {
+            if first(middle).len() <= room {
                 fits = middle;
             } else {
                 too_many = middle;
             }
         }
-        blocks.start..blocks.start.saturating_add(fits)
+        first(fits)
     }
 
     /// What of the original file `blocks` hold, up to the sector's end.
@@ -155,25 +168,21 @@ impl Zfile {
             return bio.end(Status::OK);
         }
 
-        let blocks = self.fit(blocks, MAX_READ as usize);
-        let want = self.extent_len(blocks.clone());
-        let least = self.extent_len(blocks.start..blocks.start.saturating_add(1));
-        let Some(buffer) = self.reserve.buffer(want, least, bio.may_wait(), || {
-            self.counters.add(RESERVE_WAITS, 1)
-        }) else {
+        let run = self.fit(self.run(blocks), MAX_READ as usize);
+        let first = run.blocks.start;
+        let least = || self.run(first..first.saturating_add(1)).len();
+        let no_memory = || self.counters.add(RESERVE_WAITS, 1);
+        let wait = bio.may_wait();
+        let Some(buffer) = self.reserve.buffer(run.len(), least, wait, no_memory) else {
             return bio.end(Status::AGAIN);
         };
-        let blocks = self.fit(blocks, buffer.len());
+        let Run { blocks, extent } = self.fit(run, buffer.len());
         wanted.end = wanted.end.min(self.content(&blocks).end);
         bio.accept((wanted.end.saturating_sub(wanted.start) / SECTOR) as u32);
 
-        let extent = self.extent(blocks.clone());
-        let first = self
-            .start
-            .wrapping_add(self.file.table().start(blocks.start));
         let bytes = extent.end.saturating_sub(extent.start) as u32;
         let job = Job {
-            first: first.saturating_sub(extent.start) as usize,
+            origin: extent.start.wrapping_sub(self.start),
             sectors: bytes / SECTOR as u32,
             parts: self.part_count(&blocks),
             blocks,
@@ -247,16 +256,11 @@ impl Zfile {
 
     /// The compressed bytes of `block` in `data`, after a look at their CRC.
     fn payload<'d>(&self, job: &Job, data: &'d [u8], block: u64) -> Result<&'d [u8], Fault> {
-        let table = self.file.table();
-        let base = table.start(job.blocks.start);
-        let stored = table.extent(block..block.saturating_add(1));
-        let from = job
-            .first
-            .saturating_add(stored.start.saturating_sub(base) as usize);
-        let to = job
-            .first
-            .saturating_add(stored.end.saturating_sub(base) as usize);
-        let stored = data.get(from..to).ok_or(Fault::Corrupt)?;
+        let stored = self.file.table().extent(block..block.saturating_add(1));
+        let place = |offset: Bytes| offset.wrapping_sub(job.origin) as usize;
+        let stored = data
+            .get(place(stored.start)..place(stored.end))
+            .ok_or(Fault::Corrupt)?;
         if !self.file.verify() {
             return Ok(stored);
         }
