@@ -87,3 +87,89 @@ impl Zstd {
         (!failed).then_some(len)
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_codec)]
+mod tests {
+    use super::*;
+
+    const UNTOUCHED: u8 = 0xa5;
+
+    /// "hello, hello, hello!" as one sequence with a match, and literals.
+    const LZ4: &[u8] = b"\x74hello, \x07\x00\x50ello!";
+    /// The same as a raw block in a frame with its size.
+    const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd\x20\x14\xa1\x00\x00hello, hello, hello!";
+    const HELLO: &[u8] = b"hello, hello, hello!";
+
+    /// What `decompress` makes of room for `room` bytes, behind which nothing may be written.
+    fn into_room(
+        room: usize,
+        decompress: impl FnOnce(Span<'_>) -> Option<usize>,
+    ) -> Result<(Option<usize>, KVec<u8>, bool)> {
+        let mut memory = KVec::from_elem(UNTOUCHED, room + 64, GFP_KERNEL)?;
+        let (to, _) = memory.split_at_mut(room);
+        let len = decompress(Span::from(to));
+        let kept = memory[room..].iter().all(|&byte| byte == UNTOUCHED);
+        Ok((len, memory, kept))
+    }
+
+    /// RFC 3720 has the values, inverted before and after.
+    #[test]
+    fn crc32c_is_the_one_of_rfc_3720() {
+        assert_eq!(!crc32c(!0, &[0; 32]), 0x8a91_36aa);
+        assert_eq!(!crc32c(!0, &[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(crc32c(crc32c(7, b"he"), b"llo"), crc32c(7, b"hello"));
+        assert_eq!(crc32c(7, b""), 7);
+    }
+
+    /// Every room that is too small, and every beginning of the input.
+    #[test]
+    fn lz4_keeps_to_its_room() -> Result {
+        for room in 0..HELLO.len() + 40 {
+            let (len, memory, kept) = into_room(room, |to| lz4(LZ4, to))?;
+            assert!(kept);
+            assert_eq!(len, (room >= HELLO.len()).then_some(HELLO.len()));
+            assert!(len.is_none_or(|len| memory[..len] == *HELLO));
+        }
+        for cut in 0..LZ4.len() {
+            let (len, _, kept) = into_room(HELLO.len(), |to| lz4(&LZ4[..cut], to))?;
+            assert!(kept && len != Some(HELLO.len()));
+        }
+        Ok(())
+    }
+
+    /// A match that begins before the output does.
+    #[test]
+    fn lz4_reads_nothing_before_its_room() -> Result {
+        for offset in [8u8, 9, 255] {
+            let stream = [b"\x74hello, ".as_slice(), &[offset, 0], b"\x50ello!"];
+            let mut source = KVec::new();
+            for part in stream {
+                source.extend_from_slice(part, GFP_KERNEL)?;
+            }
+            let (len, _, kept) = into_room(HELLO.len(), |to| lz4(&source, to))?;
+            assert!(kept && len.is_none());
+        }
+        Ok(())
+    }
+
+    /// The same context, after whatever it met before.
+    #[test]
+    fn zstd_keeps_to_its_room() -> Result {
+        let mut zstd = Zstd::new()?;
+        for room in 0..HELLO.len() + 40 {
+            let (len, memory, kept) = into_room(room, |to| zstd.decompress(ZSTD, to))?;
+            assert!(kept);
+            assert_eq!(len, (room >= HELLO.len()).then_some(HELLO.len()));
+            assert!(len.is_none_or(|len| memory[..len] == *HELLO));
+        }
+        for cut in 0..ZSTD.len() {
+            let (len, _, kept) = into_room(HELLO.len(), |to| zstd.decompress(&ZSTD[..cut], to))?;
+            assert!(kept && len != Some(HELLO.len()));
+        }
+        // Moved, it works as before.
+        let mut moved = KBox::new(zstd, GFP_KERNEL)?;
+        let (len, _, _) = into_room(HELLO.len(), |to| moved.decompress(ZSTD, to))?;
+        assert_eq!(len, Some(HELLO.len()));
+        Ok(())
+    }
+}

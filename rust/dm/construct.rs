@@ -302,3 +302,81 @@ impl<'a> Arguments<'a> {
             .find(|c_str| core::ptr::eq(c_str.as_char_ptr(), word.as_ptr()))
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_construct)]
+mod tests {
+    use super::*;
+
+    /// Does `work` with these words as arguments.
+    fn with<R>(words: &[&'static CStr], work: impl FnOnce(Arguments<'_>) -> R) -> Result<R> {
+        let mut argv = KVec::new();
+        for word in words {
+            argv.push(word.as_char_ptr().cast_mut(), GFP_KERNEL)?;
+        }
+        // SAFETY: They are as many C strings, and there until `work` has returned.
+        Ok(work(unsafe {
+            Arguments::from_raw(argv.len() as c_uint, argv.as_ptr())
+        }))
+    }
+
+    #[test]
+    fn arguments_are_words() -> Result {
+        with(&[c"7:0", c"", c"\xff", c"12"], |arguments| {
+            let words = ["7:0", "", "", "12"];
+            assert!(arguments.words().eq(words));
+            assert!(arguments
+                .get(3)
+                .is_some_and(|word| word.to_bytes() == b"12"));
+            assert!(arguments.get(4).is_none());
+            assert!(arguments.get(usize::MAX).is_none());
+        })?;
+        with(&[], |arguments| assert!(arguments.words().next().is_none()))
+    }
+
+    /// A word leads back to the string that it came from, and no other one does.
+    #[test]
+    fn words_are_found_by_where_they_are() -> Result {
+        with(&[c"7:0", c"0", c"7:0 "], |arguments| {
+            for (index, word) in arguments.words().enumerate() {
+                let found = arguments.c_str(word);
+                assert!(
+                    found.map(CStr::as_char_ptr) == arguments.get(index).map(CStr::as_char_ptr)
+                );
+            }
+            assert!(arguments.c_str("7:1").is_none());
+            assert!(arguments.c_str("").is_none());
+        })
+    }
+
+    #[test]
+    fn one_message_is_known() -> Result {
+        const MESSAGES: [(&[&CStr], bool); 5] = [
+            (&[c"reset_stats"], true),
+            (&[], false),
+            (&[c"reset"], false),
+            (&[c"reset_stats", c""], false),
+            (&[c"reset_stats", c"now"], false),
+        ];
+        for (words, known) in MESSAGES {
+            let result = with(words, |arguments| arguments.expect_reset_stats())?;
+            assert_eq!(result, if known { Ok(()) } else { Err(EINVAL) });
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn names_are_cut_and_shown() -> Result {
+        const NAMES: [(&[u8], &str); 4] = [
+            (b"253:1048575", "253:1048575"),
+            (b"", ""),
+            (b"0123456789abcdefgh", "0123456789abcdef"),
+            (b"\xff", "?"),
+        ];
+        for (name, shown) in NAMES {
+            let name = DeviceName::new(name);
+            let text = kernel::str::CString::try_from_fmt(format_args!("{name}"))?;
+            assert_eq!(text.to_bytes(), shown.as_bytes());
+        }
+        Ok(())
+    }
+}

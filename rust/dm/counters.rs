@@ -63,3 +63,35 @@ impl<const N: usize> Drop for Counters<N> {
         unsafe { bindings::dm_ovbd_counters_free(self.counters.as_ptr()) };
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_counters)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_added_up_and_reset_one_by_one() -> Result {
+        let counters = Counters::<3>::new()?;
+        assert_eq!(counters.sums(), [0; 3]);
+        for _ in 0..1000 {
+            counters.add(0, 1);
+            counters.add(2, 1 << 40);
+        }
+        assert_eq!(counters.sums(), [1000, 0, 1000 << 40]);
+        counters.add(1, u64::MAX);
+        counters.add(1, 3);
+        assert_eq!(counters.sums(), [1000, 2, 1000 << 40]);
+        counters.reset();
+        assert_eq!(counters.sums(), [0; 3]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_counter_that_is_not_there_is_nobody_elses() -> Result {
+        let (first, second) = (Counters::<1>::new()?, Counters::<1>::new()?);
+        first.add(1, 5);
+        first.add(usize::MAX, 5);
+        second.add(0, 2);
+        assert_eq!((first.sums(), second.sums()), ([0], [2]));
+        Ok(())
+    }
+}

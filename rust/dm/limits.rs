@@ -48,3 +48,57 @@ impl<'a> Limits<'a> {
         self.0.flags &= !bindings::BLK_FLAG_MISALIGNED;
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_limits)]
+mod tests {
+    use super::*;
+
+    /// Of a device below that is odd in every way.
+    fn odd() -> bindings::queue_limits {
+        bindings::queue_limits {
+            logical_block_size: 4096,
+            physical_block_size: 4096,
+            io_min: 12288,
+            io_opt: 24576,
+            alignment_offset: 1024,
+            chunk_sectors: 24,
+            flags: bindings::BLK_FLAG_MISALIGNED | 1,
+            features: bindings::BLK_FEAT_POLL | bindings::BLK_FEAT_PCI_P2PDMA | 1,
+            seg_boundary_mask: 0xfff,
+            virt_boundary_mask: 0xfff,
+            max_segments: 1,
+            max_segment_size: 4096,
+            max_sectors: 8,
+            dma_alignment: 4095,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_target_with_reads_of_its_own_has_limits_of_its_own() {
+        let mut limits = odd();
+        Limits(&mut limits).detach(65536);
+        assert_eq!(limits.logical_block_size, 512);
+        assert_eq!(limits.physical_block_size, 65536);
+        assert_eq!((limits.io_min, limits.io_opt), (65536, 65536));
+        assert_eq!((limits.alignment_offset, limits.chunk_sectors), (0, 0));
+        assert_eq!((limits.flags, limits.features), (1, 1));
+        assert_eq!(limits.seg_boundary_mask, usize::MAX);
+        assert_eq!(limits.virt_boundary_mask, 0);
+        assert_eq!(limits.max_segments, u16::MAX);
+        assert_eq!(limits.max_segment_size, u32::MAX);
+        assert_eq!((limits.max_sectors, limits.dma_alignment), (8, 511));
+    }
+
+    #[test]
+    fn a_target_that_sends_reads_on_keeps_the_limits() {
+        let mut limits = odd();
+        Limits(&mut limits).clear_alignment();
+        assert_eq!((limits.alignment_offset, limits.flags), (0, 1));
+        let expected = odd();
+        assert_eq!(limits.logical_block_size, expected.logical_block_size);
+        assert_eq!(limits.features, expected.features);
+        assert_eq!(limits.virt_boundary_mask, expected.virt_boundary_mask);
+        assert_eq!(limits.max_segment_size, expected.max_segment_size);
+    }
+}

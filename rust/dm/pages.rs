@@ -92,3 +92,52 @@ impl Drop for Pages {
         unsafe { bindings::__free_pages(self.as_page(), self.order) };
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_pages)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_the_least_that_holds_the_bytes() {
+        assert_eq!(Pages::order(0), 0);
+        assert_eq!(Pages::order(1), 0);
+        for order in 0..8 {
+            let bytes = PAGE_SIZE << order;
+            assert_eq!(Pages::order(bytes), order);
+            assert_eq!(Pages::order(bytes + 1), order + 1);
+        }
+        assert!(Pages::order(usize::MAX) > 40);
+    }
+
+    /// All of the pages can be written and read, from the first byte to the last.
+    #[test]
+    fn pages_are_contiguous_memory() -> Result<(), AllocError> {
+        for order in [0, 1, 3] {
+            let pages = Pages::new(order)?;
+            assert_eq!(pages.len(), PAGE_SIZE << order);
+            // SAFETY: The pages are ours.
+            unsafe {
+                let address = bindings::dm_ovbd_page_address(pages.as_page()).cast::<u8>();
+                address.write_bytes(order as u8 + 1, pages.len());
+            }
+            for (wanted, found) in [
+                (0, 0),
+                (1, 1),
+                (pages.len(), pages.len()),
+                (pages.len() + 1, pages.len()),
+            ] {
+                // SAFETY: Nothing reads into the pages, and all of them were written.
+                let slice = unsafe { pages.as_slice(wanted) };
+                assert_eq!(slice.len(), found);
+                assert!(slice.iter().all(|&byte| byte == order as u8 + 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// More than the allocator has ever in one piece.
+    #[test]
+    fn what_cannot_be_had_is_said() {
+        assert!(Pages::try_new(10).is_none_or(|pages| pages.len() == PAGE_SIZE << 10));
+    }
+}

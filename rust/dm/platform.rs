@@ -116,3 +116,26 @@ impl ReadAt for File<'_> {
         Ok(())
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_platform)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_has_its_default_value() -> Result {
+        for len in [0, 1, 4096, 1 << 20] {
+            let memory = Kernel::alloc::<u64>(len).map_err(|_| ENOMEM)?;
+            assert_eq!(memory.len(), len);
+            assert!(memory.iter().all(|&number| number == 0));
+        }
+        Ok(())
+    }
+
+    /// Quietly: a splat would fail the run.
+    #[test]
+    fn more_than_there_is_is_refused() {
+        for len in [1 << 44, usize::MAX / 8, usize::MAX] {
+            assert!(Kernel::alloc::<u64>(len).is_err());
+        }
+    }
+}

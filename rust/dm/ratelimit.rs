@@ -35,3 +35,22 @@ impl RateLimit {
         unsafe { bindings::___ratelimit(self.state.get(), c"dm-overlaybd".as_char_ptr()) != 0 }
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_ratelimit)]
+mod tests {
+    use super::*;
+
+    /// However long it takes, it cannot be as long as so many messages would be.
+    #[test]
+    fn a_few_messages_are_allowed_and_not_a_flood() -> Result {
+        let limits = [
+            KBox::pin_init(RateLimit::new(), GFP_KERNEL)?,
+            KBox::pin_init(RateLimit::new(), GFP_KERNEL)?,
+        ];
+        for limit in &limits {
+            let allowed = (0..2000).filter(|_| limit.allows()).count();
+            assert!((10..500).contains(&allowed));
+        }
+        Ok(())
+    }
+}

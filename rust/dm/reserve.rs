@@ -181,3 +181,70 @@ impl Reserve {
         Some(pages)
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_reserve)]
+mod tests {
+    use super::*;
+
+    const BYTES: usize = 8 * PAGE_SIZE;
+
+    #[test]
+    fn a_reserve_is_lent_once_and_comes_back() -> Result {
+        let owner = Reserve::new(BYTES - 1)?;
+        for _ in 0..3 {
+            let pages = owner.take_idle(BYTES).ok_or(ENOMEM)?;
+            assert_eq!(pages.len(), BYTES);
+            assert!(owner.take_idle(1).is_none());
+            assert!(owner.wait_for_reserve(false).is_none());
+            assert!(owner.put(pages).is_none());
+            let pages = owner.wait_for_reserve(true).ok_or(ENOMEM)?;
+            assert!(owner.wait_for_reserve(false).is_none());
+            assert!(owner.put(pages).is_none());
+        }
+        assert!(owner.take_idle(BYTES + 1).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_kept_is_given_back() -> Result {
+        let owner = Reserve::new(BYTES)?;
+        // As long as the reserve, which is there; of another length.
+        assert!(owner.put(Pages::new(Pages::order(BYTES))?).is_some());
+        assert!(owner.put(Pages::new(1)?).is_some());
+        for _ in 0..SPARE_PAGES {
+            assert!(owner.put(Pages::new(0)?).is_none());
+        }
+        assert!(owner.put(Pages::new(0)?).is_some());
+        // The spare pages come first, for what fits them.
+        for _ in 0..SPARE_PAGES {
+            let pages = owner.take_idle(PAGE_SIZE).ok_or(ENOMEM)?;
+            assert_eq!(pages.len(), PAGE_SIZE);
+        }
+        let pages = owner.take_idle(PAGE_SIZE).ok_or(ENOMEM)?;
+        assert_eq!(pages.len(), BYTES);
+        // In its place, another one of its length.
+        let other = Pages::new(Pages::order(BYTES))?;
+        assert!(owner.put(other).is_none());
+        assert!(owner.put(pages).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn buffers_go_back_when_they_are_dropped() -> Result {
+        let owner = Reserve::new(BYTES)?;
+        let mut waited = false;
+        let buffer = owner.buffer(BYTES, || BYTES, false, || waited = true);
+        let buffer = buffer.ok_or(ENOMEM)?;
+        assert!(!waited);
+        assert_eq!(buffer.len(), BYTES);
+        assert!(buffer.page(BYTES).is_some());
+        assert!(buffer.page(BYTES + 1).is_none());
+        assert!(owner.take_idle(BYTES).is_none());
+        // It outlives its device.
+        let taken = owner.clone();
+        drop(owner);
+        drop(buffer);
+        assert!(taken.take_idle(BYTES).is_some());
+        Ok(())
+    }
+}

@@ -191,3 +191,183 @@ impl<'a> Cursor<'a> {
         self.each_piece(len, |_, _| ());
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_segments)]
+mod tests {
+    use super::*;
+    use kernel::{page::Page, prelude::*};
+
+    /// Where the segments of a bio lie in memory: offset and length, bytes.
+    type Places = &'static [(usize, usize)];
+
+    const ODD: Places = &[(3, 1), (16, 512), (1024, 7), (1500, 600)];
+    const WITH_EMPTY: Places = &[(0, 0), (16, 9), (600, 0), (700, 0), (1024, 7), (40, 0)];
+
+    /// Bytes of memory, most of which are not the bio's.
+    const MEMORY: usize = 2200;
+    const UNTOUCHED: u8 = 0xa5;
+
+    /// What is left of a bio: first segment, bytes of that which are done, bytes left.
+    fn iter(index: u32, done: u32, size: u32) -> bindings::bvec_iter {
+        bindings::bvec_iter {
+            bi_idx: index,
+            bi_offset: done,
+            bi_size: size,
+            ..Default::default()
+        }
+    }
+
+    /// From the beginning; from within a segment; less than the segments hold; nothing.
+    fn iters() -> [bindings::bvec_iter; 5] {
+        [
+            iter(0, 0, 1120),
+            iter(1, 100, 1019),
+            iter(1, 511, 8),
+            iter(2, 3, 500),
+            iter(3, 600, 0),
+        ]
+    }
+
+    /// Where each byte of the bio lies in memory.
+    fn bytes(places: Places, iter: bindings::bvec_iter) -> impl Iterator<Item = usize> {
+        let (index, done, size) = (iter.bi_idx, iter.bi_offset, iter.bi_size);
+        let segments = places.iter().skip(index as usize);
+        let all = segments.flat_map(|&(offset, len)| offset..offset + len);
+        all.skip(done as usize).take(size as usize)
+    }
+
+    /// Does `work` at byte `start` of a bio, and returns its memory.
+    fn worked(
+        places: Places,
+        iter: bindings::bvec_iter,
+        start: usize,
+        work: impl FnOnce(&mut Cursor<'_>),
+    ) -> Result<KVec<u8>> {
+        let page = Page::alloc_page(GFP_KERNEL)?;
+        // SAFETY: The page is ours, and in the linear map.
+        let address = unsafe {
+            let address = bindings::dm_ovbd_page_address(page.as_ptr()).cast::<u8>();
+            address.write_bytes(UNTOUCHED, MEMORY);
+            address
+        };
+        let mut vecs = KVec::new();
+        for &(offset, len) in places {
+            let vec = bindings::bio_vec {
+                bv_page: page.as_ptr(),
+                bv_offset: offset as u32,
+                bv_len: len as u32,
+            };
+            vecs.push(vec, GFP_KERNEL)?;
+        }
+        let segments = Segments {
+            vecs: vecs.as_ptr(),
+            iter,
+            _bio: PhantomData,
+        };
+        work(&mut segments.cursor(start));
+        let mut after = KVec::new();
+        // SAFETY: As above; nobody writes to it any more.
+        let memory = unsafe { core::slice::from_raw_parts(address, MEMORY) };
+        after.extend_from_slice(memory, GFP_KERNEL)?;
+        Ok(after)
+    }
+
+    const STARTS: [usize; 12] = [0, 1, 2, 6, 8, 412, 512, 513, 520, 521, 1019, 2000];
+    const LENGTHS: [usize; 9] = [0, 1, 6, 7, 9, 412, 512, 521, 2000];
+
+    #[test]
+    fn bytes_are_written_where_they_belong() -> Result {
+        let mut source = KVec::new();
+        for n in 0..MEMORY {
+            source.push((n % 127) as u8, GFP_KERNEL)?;
+        }
+        for iter in iters() {
+            for start in STARTS {
+                for len in LENGTHS {
+                    let memory = worked(ODD, iter, start, |to| to.write(&source[..len]))?;
+                    let mut expected = KVec::from_elem(UNTOUCHED, MEMORY, GFP_KERNEL)?;
+                    for (place, byte) in bytes(ODD, iter).skip(start).zip(&source[..len]) {
+                        expected[place] = *byte;
+                    }
+                    assert!(memory[..] == expected[..]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_cursor_goes_on_behind_what_was_done() -> Result {
+        for iter in iters() {
+            for len in LENGTHS {
+                let memory = worked(ODD, iter, 1, |to| {
+                    to.write(&[1, 2, 3]);
+                    to.zero(len);
+                    to.skip(len);
+                    to.write(&[4, 5]);
+                })?;
+                let mut expected = KVec::from_elem(UNTOUCHED, MEMORY, GFP_KERNEL)?;
+                for (number, place) in bytes(ODD, iter).skip(1).enumerate() {
+                    if number < 3 {
+                        expected[place] = number as u8 + 1;
+                    } else if number < 3 + len {
+                        expected[place] = 0;
+                    } else if (3 + 2 * len..5 + 2 * len).contains(&number) {
+                        expected[place] = (number - 3 - 2 * len) as u8 + 4;
+                    }
+                }
+                assert!(memory[..] == expected[..]);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn segments_without_bytes_are_passed() -> Result {
+        let memory = worked(WITH_EMPTY, iter(0, 0, 16), 2, |to| to.write(&[1; 20]))?;
+        for place in 0..MEMORY {
+            let written = (18..25).contains(&place) || (1024..1031).contains(&place);
+            assert_eq!(memory[place], if written { 1 } else { UNTOUCHED });
+        }
+        Ok(())
+    }
+
+    /// A span is all of what is asked for, in one segment, or nothing.
+    #[test]
+    fn spans_are_contiguous() -> Result {
+        for iter in iters() {
+            for start in STARTS {
+                for len in LENGTHS {
+                    let mut found = false;
+                    let memory = worked(ODD, iter, start, |to| {
+                        if let Some(mut span) = to.span(len) {
+                            found = true;
+                            // SAFETY: By the invariant of `Span`.
+                            unsafe { ptr::write_bytes(span.as_mut_ptr(), 1, span.len()) };
+                        }
+                        to.write(&[2]);
+                    })?;
+                    let mut places = bytes(ODD, iter).skip(start).peekable();
+                    let first = places.peek().copied();
+                    let mut expected = KVec::from_elem(UNTOUCHED, MEMORY, GFP_KERNEL)?;
+                    let run = bytes(ODD, iter)
+                        .skip(start)
+                        .zip(first.unwrap_or(0)..)
+                        .take_while(|(place, number)| place == number)
+                        .count();
+                    assert_eq!(found, first.is_some() && run >= len);
+                    if found {
+                        for place in places.by_ref().take(len) {
+                            expected[place] = 1;
+                        }
+                    }
+                    if let Some(place) = places.next() {
+                        expected[place] = 2;
+                    }
+                    assert!(memory[..] == expected[..]);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -103,3 +103,56 @@ impl<T: Shrink> Drop for Shrinker<T> {
         }
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_shrinker)]
+mod tests {
+    use super::*;
+    use core::ptr;
+    use kernel::sync::atomic::{ordering, Atomic};
+
+    const OBJECTS: usize = 5;
+
+    /// Answers the same whoever asks: the kernel may, too. Says when it is gone.
+    struct Cache(Arc<Atomic<bool>>);
+
+    impl Shrink for Cache {
+        fn count(&self) -> usize {
+            OBJECTS
+        }
+
+        fn scan(&self, count: usize) -> usize {
+            count.min(OBJECTS)
+        }
+    }
+
+    impl Drop for Cache {
+        fn drop(&mut self) {
+            self.0.store(true, ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn the_kernel_asks_the_cache_until_the_shrinker_is_gone() -> Result {
+        let gone = Arc::new(Atomic::new(false), GFP_KERNEL)?;
+        let cache = Arc::new(Cache(gone.clone()), GFP_KERNEL)?;
+        let shrinker = Shrinker::new(c"dm-overlaybd-kunit", cache)?;
+        let raw = shrinker.shrinker.as_ptr();
+        // SAFETY: The shrinker is registered.
+        let count = unsafe { Shrinker::<Cache>::count(raw, ptr::null_mut()) };
+        assert_eq!(count, OBJECTS);
+        for (wanted, freed) in [(0, 0), (3, 3), (9, OBJECTS)] {
+            let mut control = bindings::shrink_control {
+                nr_to_scan: wanted,
+                ..Default::default()
+            };
+            // SAFETY: As above; `control` is valid during the call.
+            let found = unsafe { Shrinker::<Cache>::scan(raw, &mut control) };
+            assert_eq!(found, freed);
+        }
+        assert_eq!(shrinker.cache().count(), OBJECTS);
+        assert!(!gone.load(ordering::Relaxed));
+        drop(shrinker);
+        assert!(gone.load(ordering::Relaxed));
+        Ok(())
+    }
+}

@@ -133,3 +133,102 @@ impl fmt::Write for StatusWriter<'_> {
         }
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_status)]
+mod tests {
+    use super::*;
+
+    const UNTOUCHED: u8 = 0xa5;
+
+    /// What a buffer of `len` bytes holds after `work`, and one byte more.
+    fn written(
+        len: usize,
+        work: impl FnOnce(&mut StatusWriter<'_>) -> fmt::Result,
+    ) -> Result<(KVec<u8>, bool)> {
+        let mut buffer = KVec::from_elem(UNTOUCHED, len + 1, GFP_KERNEL)?;
+        // SAFETY: `len` bytes of the buffer are the writer's, which is gone before the buffer.
+        let mut writer =
+            unsafe { StatusWriter::from_raw(buffer.as_mut_ptr().cast(), len as c_uint) };
+        let all = work(&mut writer).is_ok();
+        Ok((buffer, all))
+    }
+
+    /// A line that does not fit is cut, and fills the buffer: device-mapper sees it by that.
+    #[test]
+    fn lines_are_cut_to_the_buffer() -> Result {
+        const WORDS: &[u8] = b"12 words: 3456";
+        for len in 1..WORDS.len() + 4 {
+            let (buffer, all) = written(len, |out| {
+                write!(out, "{} words", 12)?;
+                write!(out, ": {}", 3456)
+            })?;
+            let fits = WORDS.len().min(len - 1);
+            assert_eq!(buffer[..fits], WORDS[..fits]);
+            assert_eq!(buffer[fits], 0);
+            assert!(buffer[fits + 1..].iter().all(|&byte| byte == UNTOUCHED));
+            assert_eq!(all, fits == WORDS.len());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn nothing_is_an_empty_line() -> Result {
+        let (buffer, all) = written(5, |_| Ok(()))?;
+        assert!(all);
+        assert_eq!(
+            buffer[..],
+            [0, UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHED, UNTOUCHED]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_measured_begins_with_name_and_version() -> Result {
+        let (buffer, _) = written(80, |out| {
+            out.target_name_version(c"zfile", [1, 20, 3]);
+            out.write_str(",x;")
+        })?;
+        let line = b"target_name=zfile,target_version=1.20.3,x;\0";
+        assert_eq!(buffer[..line.len()], line[..]);
+        Ok(())
+    }
+
+    /// All of it, what else is asked for, and the NUL.
+    #[test]
+    fn what_fits_is_known_before() -> Result {
+        for len in 1..12 {
+            written(len, |out| {
+                for more in 0..4 {
+                    assert_eq!(
+                        out.fits(&format_args!("{}:{}", 12, 345), more),
+                        6 + more < len
+                    );
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// FIPS 180-2 has the values. Kernels without IMA have none.
+    #[test]
+    fn texts_are_hashed() -> Result {
+        let hash = TextHash::of(&"abc")?;
+        let known = [0xba, 0x78, 0x16, 0xbf, 0x8f, 0x01, 0xcf, 0xea];
+        assert!(hash.0[..8] == known || hash.0 == [0; 32]);
+        let (buffer, all) = written(72, |out| write!(out, "{hash}"))?;
+        assert!(all && buffer.starts_with(b"sha256:") && buffer[71] == 0);
+        Ok(())
+    }
+
+    #[test]
+    fn kinds() {
+        for (raw, kind) in [
+            (bindings::status_type_t_STATUSTYPE_INFO, StatusKind::Info),
+            (bindings::status_type_t_STATUSTYPE_TABLE, StatusKind::Table),
+            (bindings::status_type_t_STATUSTYPE_IMA, StatusKind::Ima),
+        ] {
+            assert!(StatusKind::from_raw(raw) == kind);
+        }
+    }
+}

@@ -61,3 +61,58 @@ pub(crate) fn online_cpus() -> usize {
     let cpus = unsafe { bindings::dm_ovbd_online_cpus() };
     cpus.max(1) as usize
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_work)]
+mod tests {
+    use super::*;
+    use kernel::{
+        sync::atomic::{ordering, Atomic},
+        types::Opaque,
+    };
+
+    #[repr(C)]
+    struct Item {
+        /// The first field, so that a pointer to it is one to the item.
+        work: Opaque<bindings::work_struct>,
+        runs: Atomic<u32>,
+    }
+
+    /// # Safety
+    ///
+    /// Only called by a work queue, for the work of an [`Item`].
+    unsafe extern "C" fn run(work: *mut bindings::work_struct) {
+        // SAFETY: The work is the first field of an item, which is there until the queue is gone.
+        let item = unsafe { &*work.cast::<Item>() };
+        item.runs.fetch_add(1, ordering::Relaxed);
+    }
+
+    /// Wherever it is queued, and also if there are not so many CPUs, it has run when the queue
+    /// is gone.
+    #[test]
+    fn what_is_queued_runs_once() -> Result {
+        const ITEMS: u32 = 9;
+        let mut items = KVec::with_capacity(ITEMS as usize, GFP_KERNEL)?;
+        for _ in 0..ITEMS {
+            let item = Item {
+                work: Opaque::uninit(),
+                runs: Atomic::new(0),
+            };
+            items.push(item, GFP_KERNEL)?;
+        }
+        let queue = WorkQueue::new(c"dm-overlaybd-kunit")?;
+        for (item, nth) in items.iter().zip(0..) {
+            let work = item.work.get();
+            // SAFETY: The item neither moves nor goes away before the queue.
+            unsafe {
+                bindings::dm_ovbd_init_work(work, Some(run));
+                queue.queue(work, nth);
+            }
+        }
+        drop(queue);
+        assert!(items
+            .iter()
+            .all(|item| item.runs.load(ordering::Relaxed) == 1));
+        assert!(online_cpus() >= 1);
+        Ok(())
+    }
+}

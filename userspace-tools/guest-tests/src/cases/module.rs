@@ -31,12 +31,18 @@ fn unload() -> Result<()> {
     Ok(())
 }
 
+/// The module is not loaded, whatever was before.
+pub fn unload_if_loaded() -> Result<()> {
+    if loaded()? {
+        unload()?;
+    }
+    Ok(())
+}
+
 /// device-mapper asks for `dm-TARGET`, which is an alias of the module.
 fn loads_for_a_table(ctx: &mut Ctx) -> Result<()> {
     for target in ["zfile", "lsmt"] {
-        if loaded()? {
-            unload()?;
-        }
+        unload_if_loaded()?;
         ctx.dm()?.require_target(target)?;
         ensure!(loaded()?, "asking for {target} did not load {MODULE}");
     }
@@ -44,9 +50,7 @@ fn loads_for_a_table(ctx: &mut Ctx) -> Result<()> {
 }
 
 fn loads_and_unloads(_: &mut Ctx) -> Result<()> {
-    if loaded()? {
-        unload()?;
-    }
+    unload_if_loaded()?;
     for _ in 0..5 {
         output(&["modprobe", "dm-overlaybd"])?;
         ensure!(loaded()?, "{MODULE} is not loaded after modprobe");
