@@ -89,7 +89,7 @@ vm-shell: ## a root shell in the guest, module and tool inside
 	@test-vm/vm-shell
 
 ##@ Testing
-.PHONY: test unit-test vm-test fuzz-smoke coverage lint
+.PHONY: test unit-test vm-test test-debug fuzz-smoke coverage lint
 test: ## every test there is; ends with the line "N passed, N failed"
 	@$(QUIET_SETUP)
 	@test-vm/build-module CONFIG_OVBD_LIMITS=m
@@ -105,6 +105,12 @@ vm-test: ## tests of the module in a guest; T=NAME for some of them
 	@test-vm/build-module >/dev/null
 	@$(MAKE) static
 	@test-vm/vm-test $(T)
+
+test-debug: ## the same on a kernel that finds mistakes (builds it, once)
+	@$(QUIET_SETUP) --debug
+	@test-vm/build-module --debug >/dev/null
+	@$(MAKE) static
+	@test-vm/vm-test --debug $(T)
 
 fuzz-smoke: ## a few seconds of fuzzing for each parser
 	@$(QUIET_SETUP)

@@ -13,6 +13,8 @@
 . "$VM_DIR/lib/kernel.sh"
 # shellcheck source=lib/guest.sh
 . "$VM_DIR/lib/guest.sh"
+# shellcheck source=lib/debug.sh
+. "$VM_DIR/lib/debug.sh"
 # shellcheck source=lib/udev.sh
 . "$VM_DIR/lib/udev.sh"
 # shellcheck source=lib/keys.sh

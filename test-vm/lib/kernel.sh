@@ -140,6 +140,15 @@ unpack_stock() {
   mv "$STOCK.tmp" "$STOCK"
 }
 
+# unpack_source RELEASE DIR: its source, as it was packaged, into the folder.
+unpack_source() {
+  local source
+  source=$(source_package "$1")
+  dpkg-deb --fsys-tarfile "$DEBS/${source}"_*.deb | tar -xO "./usr/src/$source.tar.xz" >"$2/source.tar.xz"
+  in_root --bind "$2:/mnt/tree" --chdir /mnt/tree tar -xf source.tar.xz --strip-components 1
+  rm "$2/source.tar.xz"
+}
+
 stage_tree() {
   local kver tree make_args
   kver=$(kernel_release)

@@ -26,13 +26,9 @@ uml_key() { key uml-4-1 "$(tree_key)" "${UML_OPTIONS[@]}" "${UML_WITHOUT[@]}"; }
 # architecture. One CPU: a kernel for several makes a system call of the host's each time that it
 # locks interrupts out.
 stage_uml() {
-  local source
-  source=$(source_package "$(kernel_release)")
   rm -rf "$UML_TREE"
   mkdir -p "$UML_TREE"
-  dpkg-deb --fsys-tarfile "$DEBS/${source}"_*.deb | tar -xO "./usr/src/$source.tar.xz" >"$UML_TREE/source.tar.xz"
-  in_root --bind "$UML_TREE:/mnt/uml" --chdir /mnt/uml tar -xf source.tar.xz --strip-components 1
-  rm "$UML_TREE/source.tar.xz"
+  unpack_source "$(kernel_release)" "$UML_TREE"
   in_root --bind "$UML_TREE:/mnt/uml" --chdir /mnt/uml sh -ec '
     make() { command make ARCH=um CC=gcc-14 HOSTCC=gcc-14 -j"$(nproc)" "$@"; }
     make defconfig

@@ -22,6 +22,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use harness::Kernel;
 
 const USAGE: &str = "\
 Usage: guest-tests run [PATTERN]...      run the tests whose names hold a PATTERN, or all
@@ -30,13 +31,15 @@ Usage: guest-tests run [PATTERN]...      run the tests whose names hold a PATTER
        guest-tests pack-golden DIR OUT   make a disk image of golden files
 
 A PATTERN may have * in it, and then has to match the whole name.
-OVBD_SEED=NUMBER in the environment changes what the random tests do.";
+OVBD_SEED=NUMBER in the environment changes what the random tests do; OVBD_KERNEL=debug says
+that the kernel is the debug kernel.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["run", patterns @ ..] => harness::run(cases::all(), patterns),
+        ["run", patterns @ ..] => Kernel::of_this_run()
+            .and_then(|kernel| harness::run(kernel, cases::all(kernel), patterns)),
         ["child", words @ ..] => cases::child(words),
         ["user", words @ ..] => cases::user(words),
         ["list", patterns @ ..] => list(patterns),
@@ -51,7 +54,7 @@ fn main() -> ExitCode {
 
 fn list(patterns: &[&str]) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    for case in harness::filter(cases::all(), patterns) {
+    for case in harness::filter(cases::all(Kernel::of_this_run()?), patterns) {
         writeln!(out, "{}", case.name)?;
     }
     Ok(ExitCode::SUCCESS)

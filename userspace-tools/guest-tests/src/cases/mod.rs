@@ -15,6 +15,8 @@ mod harness;
 mod hostile;
 mod ima;
 mod image;
+mod inject;
+mod kunit;
 mod leaks;
 mod lifecycle;
 mod limits;
@@ -33,13 +35,22 @@ mod unplug;
 mod user;
 mod zfile;
 
-use crate::harness::Case;
+use crate::harness::{Case, Kernel};
 pub use tool::child;
 pub use user::child as user;
 
 /// All of them, in the order in which they run. Those that need memory to be short come early,
 /// when little of it holds what others have left behind.
-pub fn all() -> Vec<Case> {
+pub fn all(kernel: Kernel) -> Vec<Case> {
+    let mut cases = on_any_kernel();
+    if kernel == Kernel::Debug {
+        cases.extend(kunit::cases());
+        cases.extend(inject::cases());
+    }
+    cases
+}
+
+fn on_any_kernel() -> Vec<Case> {
     [
         harness::cases(),
         module::cases(),
@@ -81,12 +92,17 @@ mod tests {
     use std::collections::HashSet;
     use std::path::Path;
 
+    use super::Kernel;
+
     /// Tests and files that `Documentation/safety.rst` names are there: `GROUP.NAME`, `GROUP.*`, and
     /// paths.
     #[test]
     fn what_stands_against_threats_exists() {
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let names: Vec<String> = super::all().into_iter().map(|case| case.name).collect();
+        let names: Vec<String> = super::all(Kernel::Debug)
+            .into_iter()
+            .map(|case| case.name)
+            .collect();
         let groups: HashSet<_> = names
             .iter()
             .filter_map(|name| name.split('.').next())

@@ -79,6 +79,7 @@ pub struct Ctx {
     dm: Option<Dm>,
     count: u32,
     undo: Vec<Cleanup>,
+    notes: Vec<String>,
 }
 
 impl Ctx {
@@ -90,7 +91,18 @@ impl Ctx {
             dm: None,
             count: 0,
             undo: Vec::new(),
+            notes: Vec::new(),
         }
+    }
+
+    /// Has a line in the report.
+    pub fn say(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// What was said.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// What to type to see the failure again.

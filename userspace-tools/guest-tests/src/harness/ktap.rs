@@ -49,6 +49,14 @@ impl<W: Write> Ktap<W> {
         })
     }
 
+    /// Says something about the test that is reported next.
+    pub fn notes(&mut self, notes: &[String]) -> io::Result<()> {
+        for line in notes.iter().flat_map(|note| note.lines()) {
+            writeln!(self.out, "# {line}")?;
+        }
+        Ok(())
+    }
+
     /// Reports a test.
     pub fn result(&mut self, name: &str, outcome: &Outcome, time: Duration) -> io::Result<()> {
         self.count += 1;
@@ -58,9 +66,7 @@ impl<W: Write> Ktap<W> {
             Outcome::Passed => writeln!(self.out, "ok {number} {name} # {seconds:.2} s")?,
             Outcome::Failed(notes) => {
                 self.failed += 1;
-                for line in notes.iter().flat_map(|note| note.lines()) {
-                    writeln!(self.out, "# {line}")?;
-                }
+                self.notes(notes)?;
                 writeln!(self.out, "not ok {number} {name} # {seconds:.2} s")?;
             }
         }
@@ -93,11 +99,13 @@ mod tests {
         let mut out = Vec::new();
         let mut ktap = Ktap::new(&mut out, 2).unwrap();
         let time = Duration::from_millis(1500);
+        ktap.notes(&["three places".into()]).unwrap();
         ktap.result("a", &Outcome::Passed, time).unwrap();
         let failed = Outcome::Failed(vec!["one\ntwo".into(), "three".into()]);
         ktap.result("b", &failed, time).unwrap();
         assert_eq!(ktap.finish(), ExitCode::FAILURE);
-        let expected = "KTAP version 1\n1..2\nok 1 a # 1.50 s\n# one\n# two\n# three\n\
+        let expected =
+            "KTAP version 1\n1..2\n# three places\nok 1 a # 1.50 s\n# one\n# two\n# three\n\
                         not ok 2 b # 1.50 s\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }

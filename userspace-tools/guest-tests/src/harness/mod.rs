@@ -7,6 +7,7 @@
 //! failure, and so is a kernel message that means trouble (a "splat"). A test that does not come
 //! back within its limit ends the run: the kernel cannot be trusted any more.
 
+mod kernel;
 mod kmsg;
 mod ktap;
 mod pattern;
@@ -20,14 +21,9 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 
 use crate::ctx::Ctx;
+pub use kernel::Kernel;
 pub use kmsg::KernelLog;
 use ktap::{Ktap, Outcome};
-
-/// Long enough for any test on an emulated processor of a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
-
-/// What the module's being out of tree and unsigned leaves in `/proc/sys/kernel/tainted`.
-const EXPECTED_TAINT: u64 = 1 << 12 | 1 << 13;
 
 type Body = Box<dyn FnOnce(&mut Ctx) -> Result<()> + Send>;
 
@@ -62,31 +58,39 @@ pub fn filter(cases: Vec<Case>, patterns: &[&str]) -> Vec<Case> {
 }
 
 /// Runs the cases that match and prints KTAP; the exit code says whether all passed.
-pub fn run(cases: Vec<Case>, patterns: &[&str]) -> Result<ExitCode> {
+pub fn run(kernel: Kernel, cases: Vec<Case>, patterns: &[&str]) -> Result<ExitCode> {
     let cases = filter(cases, patterns);
     if cases.is_empty() {
         bail!("no test is called {}", patterns.join(" or "));
     }
     panic::set_hook(Box::new(|info| remember_panic(info.to_string())));
     let mut log = KernelLog::open().context("/dev/kmsg")?;
-    let mut ktap = Ktap::new(std::io::stdout(), cases.len() + 1)?;
+    let mut ktap = Ktap::new(std::io::stdout(), cases.len() + kernel.checks().len())?;
     for case in cases {
         let name = case.name.clone();
         let start = Instant::now();
-        let Some(mut outcome) = run_case(case) else {
+        let Some((mut outcome, notes)) = run_case(case, kernel.limit()) else {
             let notes = hang_report(&mut log);
             ktap.result(&name, &Outcome::Failed(notes), start.elapsed())?;
             return ktap.bail_out(&format!("{name} does not come back"));
         };
         outcome.add(log.splats());
+        ktap.notes(&notes)?;
         ktap.result(&name, &outcome, start.elapsed())?;
     }
-    ktap.result("kernel.not_tainted", &taint(), Duration::ZERO)?;
+    for (name, check) in kernel.checks() {
+        let start = Instant::now();
+        let outcome = check().map_or_else(
+            |error| Outcome::Failed(vec![format!("{error:#}")]),
+            |()| Outcome::Passed,
+        );
+        ktap.result(name, &outcome, start.elapsed())?;
+    }
     Ok(ktap.finish())
 }
 
-/// `None`: it hangs.
-fn run_case(case: Case) -> Option<Outcome> {
+/// How it ended, and what it has to say. `None`: it hangs.
+fn run_case(case: Case, limit: Duration) -> Option<(Outcome, Vec<String>)> {
     let (send, receive) = mpsc::channel();
     let body = move || {
         let mut ctx = Ctx::new(&case.name);
@@ -96,13 +100,17 @@ fn run_case(case: Case) -> Option<Outcome> {
             Ok(()) => Outcome::Passed,
             Err(error) => Outcome::Failed(vec![format!("{error:#}"), ctx.how_to_repeat()]),
         };
+        let notes = ctx.notes();
         outcome.add(ctx.clean_up());
         // The receiver is gone if the time was up.
-        let _ = send.send(outcome);
+        let _ = send.send((outcome, notes));
     };
     match thread::Builder::new().spawn(body) {
-        Ok(_) => receive.recv_timeout(LIMIT).ok(),
-        Err(error) => Some(Outcome::Failed(vec![format!("no thread: {error}")])),
+        Ok(_) => receive.recv_timeout(limit).ok(),
+        Err(error) => {
+            let outcome = Outcome::Failed(vec![format!("no thread: {error}")]);
+            Some((outcome, Vec::new()))
+        }
     }
 }
 
@@ -131,17 +139,4 @@ fn hang_report(log: &mut KernelLog) -> Vec<String> {
     }
     notes.extend(log.new_lines());
     notes
-}
-
-fn taint() -> Outcome {
-    match std::fs::read_to_string("/proc/sys/kernel/tainted") {
-        Ok(text) => match text.trim().parse::<u64>() {
-            Ok(bits) if bits & !EXPECTED_TAINT == 0 => Outcome::Passed,
-            _ => Outcome::Failed(vec![format!(
-                "/proc/sys/kernel/tainted is {}, expected no bits outside of {EXPECTED_TAINT}",
-                text.trim()
-            )]),
-        },
-        Err(error) => Outcome::Failed(vec![format!("/proc/sys/kernel/tainted: {error}")]),
-    }
 }

@@ -56,6 +56,15 @@ impl Trace {
         Self::new(ctx, &events)
     }
 
+    /// Records also the stacks of an event for which `condition` holds.
+    pub fn stacks(&self, event: &str, condition: &str) -> Result<()> {
+        self.set("options/sym-offset", "1")?;
+        self.set(&format!("events/{event}/filter"), condition)?;
+        let trigger = format!("stacktrace if {condition}");
+        self.set(&format!("events/{event}/trigger"), &trigger)?;
+        self.set(&format!("events/{event}/enable"), "1")
+    }
+
     fn set(&self, name: &str, value: &str) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, value).with_context(|| format!("{value} > {}", path.display()))
@@ -76,7 +85,7 @@ impl Trace {
 }
 
 /// Adds or removes a probe.
-fn define(probe: &str) -> Result<()> {
+pub fn define(probe: &str) -> Result<()> {
     let mut file = fs::File::options().append(true).open(PROBES)?;
     file.write_all(probe.as_bytes())
         .with_context(|| format!("{probe} > {PROBES}"))

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Allocations and requests that fail because the debug kernel makes them fail, one place after
+//! the other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{bail, ensure, Context as _, Result};
+use ovbd::dm::udev::Udev;
+use ovbd::dm::{Id, Target};
+use overlaybd_format::zfile::Algorithm;
+use rustix::io::Errno;
+
+use super::lsmt;
+use crate::ctx::{output, target, Ctx, SECTOR};
+use crate::forge::{self, Codec, Layer, Zfile as Forged};
+use crate::harness::Case;
+use crate::read::{self, Buffer, Device, Mode};
+use crate::rig::blocks::{errno, Blocks};
+use crate::rig::inject::Injector;
+use crate::rig::load::{Load, Read};
+use crate::rig::lower::Lower;
+use crate::rig::sample::{self, Form};
+use crate::rig::Zfile;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("inject.constructor.zfile", |ctx| {
+            let content = forge::content(SIZE, ctx.rng());
+            let table = zfile(ctx, &content)?;
+            constructor(ctx, &table, &content)
+        }),
+        Case::new("inject.constructor.lsmt", |ctx| {
+            let content = forge::content(SIZE, ctx.rng());
+            let table = layers(ctx, &content)?;
+            constructor(ctx, &table, &content)
+        }),
+        Case::new("inject.submitter", submitter),
+        Case::new("inject.workers", workers),
+        Case::new("inject.requests", requests),
+        Case::new("inject.dust", dust),
+    ]
+}
+
+const SIZE: usize = 64 << 10;
+const BLOCK: u32 = 16 << 10;
+/// More places than this are a sweep that does not end.
+const MOST_SITES: u32 = 2000;
+
+fn zfile(ctx: &mut Ctx, content: &[u8]) -> Result<Target> {
+    let file = Forged::new(content, BLOCK, Codec::Zstd, true).bytes();
+    let disk = ctx.image(&file)?;
+    let params = format!("{} 0 {}", disk.dev, file.len());
+    Ok(target(0, SIZE as u64 / SECTOR, "zfile", &params))
+}
+
+/// Two layers, of which the upper one has the second half.
+fn layers(ctx: &mut Ctx, content: &[u8]) -> Result<Target> {
+    let (lower, upper) = content.split_at(SIZE / 2);
+    let layers = [
+        Layer::new(SIZE as u64).data(0, lower),
+        Layer::new(SIZE as u64).data(SIZE as u64 / 2 / SECTOR, upper),
+    ];
+    let (params, sectors) = lsmt::forged(ctx, &layers)?;
+    Ok(target(0, sectors, "lsmt", &params))
+}
+
+/// Loads the table again and again, and each time another allocation fails: the table is refused
+/// for want of memory, or works.
+fn constructor(ctx: &mut Ctx, table: &Target, content: &[u8]) -> Result<()> {
+    let table = std::slice::from_ref(table);
+    // What is allocated once is there then.
+    let device = ctx.device_of(table)?;
+    let injector = Injector::new(ctx)?;
+    let mut outcomes = BTreeMap::new();
+    for nth in 1.. {
+        ensure!(nth <= MOST_SITES, "no end after {nth} allocations");
+        let dm = ctx.dm()?;
+        let (loaded, has_failed) = injector.nth(nth, || dm.load(device.dev.0, table))?;
+        let sites = injector.sites()?;
+        if !has_failed {
+            loaded.context("none failed")?;
+            break;
+        }
+        let outcome = match loaded {
+            Ok(()) => {
+                dm.resume(device.dev.0, &Udev::begin())?;
+                read::check_once(&device.path, content.to_vec())?;
+                "taken".to_owned()
+            }
+            Err(error) => match error.errno() {
+                Some(Errno::NOMEM) => "refused: ENOMEM".to_owned(),
+                other => bail!("allocation {nth}, {sites:?}: {other:?}, {error}"),
+            },
+        };
+        for site in sites.into_keys() {
+            *outcomes.entry((site, outcome.clone())).or_insert(0) += 1;
+        }
+    }
+    tell(ctx, outcomes)?;
+    read::check_once(&device.path, content.to_vec())?;
+    // Nothing that was refused holds on to anything.
+    ctx.remove(&device)?;
+    output(&["rmmod", "dm_overlaybd"]).map(drop)
+}
+
+/// The places where allocations failed, and what came of it.
+fn tell(ctx: &mut Ctx, outcomes: BTreeMap<(String, String), u64>) -> Result<()> {
+    ensure!(!outcomes.is_empty(), "no allocation of the module's failed");
+    for ((site, outcome), times) in outcomes {
+        ctx.say(format!("{site}: {outcome} ({times} times)"));
+    }
+    Ok(())
+}
+
+const CONTENT: usize = (1 << 20) + 4321;
+const FORM: Form = Form::new(Algorithm::Lz4, 16 << 10);
+/// Of one reader, bytes: longer than what a device's reserve can hold.
+const LONG: usize = 512 << 10;
+
+fn device(ctx: &mut Ctx, lower: Lower) -> Result<Zfile> {
+    let content = sample::content(CONTENT, ctx.rng());
+    Zfile::new(ctx, lower, FORM, content)
+}
+
+fn no_errors(ctx: &mut Ctx, zfile: &Zfile) -> Result<()> {
+    let status = zfile.status(ctx)?;
+    let errors = status.crc_errors + status.decompress_errors + status.io_errors;
+    ensure!(errors == 0, "{status}");
+    Ok(())
+}
+
+/// On the way down every read can do without any allocation.
+fn submitter(ctx: &mut Ctx) -> Result<()> {
+    let injector = Injector::new(ctx)?;
+    // One whose reads end in the submitter, which then decompresses, too, and one with a queue.
+    for lower in [Lower::RamDisk, Lower::NullSoftirq] {
+        let zfile = device(ctx, lower)?;
+        let padded = zfile.padded();
+        let device = Device::open(zfile.path(), &padded)?;
+        let mut outcomes = BTreeMap::new();
+        // A whole piece, and one that begins and ends within a block.
+        for (offset, length) in [(0, LONG), (3 * SECTOR, LONG), (5 * SECTOR, SECTOR as usize)] {
+            let mut buffer = Buffer::new(length, 0);
+            for nth in 1.. {
+                ensure!(nth <= MOST_SITES, "no end after {nth} allocations");
+                let (result, has_failed) =
+                    injector.nth(nth, || device.read(Mode::Direct, offset, buffer.all()))?;
+                let sites = injector.sites()?;
+                result.with_context(|| format!("{lower:?}, allocation {nth}, {sites:?}"))?;
+                if !has_failed {
+                    break;
+                }
+                for site in sites.into_keys() {
+                    *outcomes.entry((site, "read".to_owned())).or_insert(0) += 1;
+                }
+            }
+        }
+        tell(ctx, outcomes)?;
+        no_errors(ctx, &zfile)?;
+    }
+    Ok(())
+}
+
+/// Reads come to their ends with the right bytes while allocations fail in everybody who works
+/// on them: all of them, and some.
+fn workers(ctx: &mut Ctx) -> Result<()> {
+    let zfile = device(ctx, Lower::NullTimer)?;
+    let padded = zfile.padded();
+    let device = Device::open(zfile.path(), &padded)?;
+    let injector = Injector::new(ctx)?;
+    let direct: Read<'_> = &|rng| device.random(Mode::Direct, 4, rng);
+    let buffered: Read<'_> = &|rng| device.random(Mode::Buffered, 4, rng);
+    let mut rng = ctx.rng().fork();
+    Load::with(&mut rng, &[direct, direct, buffered, buffered], |load| {
+        for percent in [100, 50, 10] {
+            read::drop_caches()?;
+            injector.percent(percent)?;
+            let result = load.more(6);
+            injector.percent(0)?;
+            result.with_context(|| format!("{percent} of a hundred fail"))?;
+        }
+        Ok(())
+    })?;
+    let sites = injector.sites()?.into_iter();
+    let outcomes = sites.map(|(site, times)| ((site, "read".to_owned()), times));
+    tell(ctx, outcomes.collect())?;
+    no_errors(ctx, &zfile)
+}
+
+const REQUESTS: &str = "/sys/kernel/debug/fail_make_request";
+
+/// Requests to the device below fail now and then. Readers get that error or their bytes, it is
+/// counted, and when it is over nothing is left of it.
+fn requests(ctx: &mut Ctx) -> Result<()> {
+    let zfile = device(ctx, Lower::NullSoftirq)?;
+    let padded = zfile.padded();
+    let blocks = Blocks::new(&zfile, &padded)?;
+    let set = |name: &str, value: &str| {
+        let path = PathBuf::from(REQUESTS).join(name);
+        fs::write(&path, value).with_context(|| path.display().to_string())
+    };
+    let may_fail = format!("/sys/dev/block/{}/make-it-fail", zfile.lower.dev);
+    ctx.defer("fail_make_request", || {
+        Ok(fs::write(PathBuf::from(REQUESTS).join("probability"), "0")?)
+    });
+    set("verbose", "0")?;
+    set("times", "-1")?;
+    set("probability", "30")?;
+    fs::write(&may_fail, "1").context(may_fail.clone())?;
+    let (mut failed, mut right) = (0, 0);
+    while failed < 20 || right < 20 {
+        let block = ctx.rng().index(blocks.count());
+        match blocks.read(blocks.content(block))? {
+            Ok(()) => right += 1,
+            Err(Errno::IO) => failed += 1,
+            Err(other) => bail!("block {block}: {other:?}"),
+        }
+    }
+    let status = zfile.status(ctx)?;
+    ensure!(status.io_errors == failed, "{failed} failed: {status}");
+    // Several at once: whose request it was gets the error, and everybody goes on.
+    let read: Read<'_> = &|rng| match blocks.device.random(Mode::Direct, 1, rng) {
+        Ok(()) => Ok(()),
+        Err(error) => errno(error).and_then(|errno| {
+            ensure!(errno == Errno::IO, "{errno:?}");
+            Ok(())
+        }),
+    };
+    Load::with(ctx.rng(), &[read; 4], |load| load.more(40))?;
+    fs::write(&may_fail, "0")?;
+    set("probability", "0")?;
+    blocks.check(|_| None).context("recovered").map(drop)
+}
+
+/// Bad sectors that come and go under a live device.
+fn dust(ctx: &mut Ctx) -> Result<()> {
+    let content = sample::content(CONTENT, ctx.rng());
+    let (zfile, linear) = Zfile::over_linear(ctx, Lower::Disk, FORM, content)?;
+    linear.become_a(ctx, "dust", " 512")?;
+    let padded = zfile.padded();
+    let blocks = Blocks::new(&zfile, &padded)?;
+    let dust = Id::Dev(linear.device.dev.0);
+    let bad = blocks.sectors(blocks.count() / 2).start;
+    ctx.dm()?.message(dust, 0, &format!("addbadblock {bad}"))?;
+    // It is not bad before it is told to be.
+    blocks.check(|_| None)?;
+    ctx.dm()?.message(dust, 0, "enable")?;
+    let needs = |block: usize| blocks.sectors(block).contains(&bad).then_some(Errno::IO);
+    let failed = blocks.check(needs)?;
+    ensure!(failed > 0, "no block was bad");
+    let status = zfile.status(ctx)?;
+    ensure!(status.io_errors == failed, "{failed} failed: {status}");
+    ctx.dm()?
+        .message(dust, 0, &format!("removebadblock {bad}"))?;
+    blocks.check(|_| None).context("recovered")?;
+    ctx.dm()?.message(dust, 0, "disable")?;
+    linear.recover(ctx)
+}
