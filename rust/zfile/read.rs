@@ -87,8 +87,8 @@ impl Run {
 pub(crate) struct Job {
     /// The blocks that it brings.
     blocks: Range<u64>,
-    /// Where in the ZFile the read begins, in bytes; what was read before it, because a
-    /// logical block of the device below is longer, counts down from 0 and wraps.
+    /// Offset in the ZFile of the first byte that is read. Wraps below 0 where a logical
+    /// block of the device below begins before the file.
     origin: Bytes,
     /// What the bio wants of the original file, in bytes.
     wanted: Range<Bytes>,

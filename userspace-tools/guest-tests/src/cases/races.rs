@@ -83,10 +83,7 @@ impl Subject {
     fn read_twin(&self, dm: &Dm, dev: u64, rng: &mut Rng) -> Result<()> {
         dm.load(dev, &self.table)?;
         dm.resume(dev, &Udev::begin())?;
-        let twin = Device {
-            path: format!("/dev/dm-{}", rustix::fs::minor(dev)).into(),
-            ..self.device.clone()
-        };
+        let twin = Device::new(self.device.name.clone(), dev);
         let sector = rng.within(0..self.table[0].length);
         let bytes = |device: &Device| Direct::open(&device.path)?.read(sector * SECTOR, 512);
         ensure!(bytes(&twin)? == bytes(&self.device)?, "sector {sector}");

@@ -47,6 +47,17 @@ pub struct Device {
     pub path: PathBuf,
 }
 
+impl Device {
+    /// The device with that name and number.
+    pub fn new(name: String, dev: u64) -> Self {
+        Self {
+            name,
+            dev: DevNo(dev),
+            path: format!("/dev/dm-{}", rustix::fs::minor(dev)).into(),
+        }
+    }
+}
+
 /// A block device that tables stand on.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -144,12 +155,7 @@ impl Ctx {
         let name = self.fresh();
         let info = self.dm()?.create(&name, "")?;
         self.undo.push(Cleanup::Device(name.clone()));
-        let path = PathBuf::from(format!("/dev/dm-{}", rustix::fs::minor(info.dev)));
-        Ok(Device {
-            name,
-            dev: DevNo(info.dev),
-            path,
-        })
+        Ok(Device::new(name, info.dev))
     }
 
     /// Loads a read-only table and makes it live, in place of the one that is live.
