@@ -27,7 +27,6 @@ static const blk_status_t RUST_CONST_HELPER_BLK_STS_AGAIN = BLK_STS_AGAIN;
 static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_NOWAIT = REQ_NOWAIT;
 static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_RAHEAD = REQ_RAHEAD;
 static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_OP_MASK = REQ_OP_MASK;
-static const blk_features_t RUST_CONST_HELPER_BLK_FEAT_PCI_P2PDMA = BLK_FEAT_PCI_P2PDMA;
 static const u64 RUST_CONST_HELPER_DM_OVBD_TARGET_NOWAIT = DM_TARGET_NOWAIT;
 
 /* Flags of a bio that also apply to the read that it causes below. */
@@ -41,6 +40,9 @@ static const blk_opf_t RUST_CONST_HELPER_DM_OVBD_REQ_INHERIT =
  */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_COMP = __GFP_COMP;
 
+/* Constructors say what they could not have. */
+static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_CONSTRUCT = GFP_KERNEL | __GFP_NOWARN;
+
 /* One try at the page allocator that neither sleeps, warns nor wakes kswapd. */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
 	__GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
@@ -50,10 +52,13 @@ void *dm_ovbd_page_address(struct page *page);
 bool dm_ovbd_may_work_here(const struct task_struct *submitter);
 unsigned int dm_ovbd_online_cpus(void);
 void dm_ovbd_cond_resched(void);
+bool dm_ovbd_fatal_signal_pending(void);
+bool dm_ovbd_memory_to_spare(size_t bytes);
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev);
 unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev);
 void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector);
+void dm_ovbd_bio_end(struct bio *bio, blk_status_t status);
 
 struct workqueue_struct *dm_ovbd_alloc_workqueue(const char *name);
 void dm_ovbd_init_work(struct work_struct *work, work_func_t func);

@@ -3,10 +3,13 @@
  * Inline functions and macros of the kernel, as functions that Rust can call.
  */
 #include <linux/cpumask.h>
+#include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/percpu.h>
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sizes.h>
 
 #include "dm_overlaybd.h"
 
@@ -42,6 +45,24 @@ void dm_ovbd_cond_resched(void)
 	cond_resched();
 }
 
+bool dm_ovbd_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
+}
+
+/*
+ * Whether a table of @bytes leaves a sixteenth of the memory available. How long tables are is
+ * for files to say, which may be crafted; their pages are charged to nobody, so that the OOM
+ * killer would not find whom it looks for. Small tables need not ask.
+ */
+bool dm_ovbd_memory_to_spare(size_t bytes)
+{
+	long pages = bytes >> PAGE_SHIFT;
+	long kept = totalram_pages() / 16;
+
+	return bytes <= SZ_1M || pages < si_mem_available() - kept;
+}
+
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev)
 {
 	return bdev_nr_bytes(bdev);
@@ -58,9 +79,24 @@ void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sect
 	bio->bi_iter.bi_sector = sector;
 }
 
+/* Ends a read; if it went well, with memory that the CPU has written. */
+void dm_ovbd_bio_end(struct bio *bio, blk_status_t status)
+{
+	if (ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE && !status) {
+		struct bvec_iter iter;
+		struct bio_vec vec;
+
+		bio_for_each_segment(vec, bio, iter)
+			flush_dcache_page(vec.bv_page);
+	}
+	bio->bi_status = status;
+	bio_endio(bio);
+}
+
+/* Items wait for neither I/O nor memory: more of them at a time than CPUs gain nothing. */
 struct workqueue_struct *dm_ovbd_alloc_workqueue(const char *name)
 {
-	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name);
+	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, num_possible_cpus(), name);
 }
 
 void dm_ovbd_init_work(struct work_struct *work, work_func_t func)

@@ -56,6 +56,8 @@ struct Tail {
 /// A stack of layers.
 pub(crate) struct Lsmt {
     layers: KVec<Layer>,
+    /// The largest logical block of a layer's device, in sectors.
+    block: Sectors,
     map: Map<Kernel>,
     counters: Counters<3>,
 }
@@ -164,14 +166,14 @@ impl Layer {
         }
     }
 
-    /// The part of the device that holds the layer, rounded out to the logical
-    /// blocks of the device: first sector and number of sectors.
-    fn extent(&self) -> (Sectors, Sectors) {
+    /// The part of the device that holds the layer, rounded out to logical blocks of `block`
+    /// sectors, as far as the device has whole ones: first sector and number of sectors.
+    fn extent(&self, block: Sectors) -> (Sectors, Sectors) {
         // Logical block sizes are powers of two.
-        let mask = self.block().saturating_sub(1);
+        let mask = block.saturating_sub(1);
         let end = self.offset.saturating_add(self.length.div_ceil(SECTOR));
         let start = self.offset & !mask;
-        let end = end.saturating_add(mask) & !mask;
+        let end = end.saturating_add(mask).min(self.device.bytes() / SECTOR) & !mask;
         (start, end.saturating_sub(start))
     }
 
@@ -221,10 +223,22 @@ impl Lsmt {
         name: &DeviceName,
         layers: &[Layer],
         map: &Map<Kernel>,
+        block: Sectors,
     ) -> Result<(), Refusal> {
-        let block = layers.iter().map(Layer::block).max().unwrap_or(1);
         if block <= 1 {
             return Ok(());
+        }
+        // A read that ends in a tail is cut before that.
+        let tails = layers.iter().enumerate();
+        let mut tails = tails.filter_map(|(index, layer)| Some((index, layer.tail.as_ref()?)));
+        if let Some((index, tail)) = tails.next() {
+            dm_err!(
+                Self::NAME,
+                "{name}: layer {index}: data end within sector {}, not at a logical block of {} bytes",
+                tail.sector,
+                block.saturating_mul(SECTOR)
+            );
+            return Err(Refusal::invalid(c"Data end within logical block"));
         }
         for segment in map.iter() {
             let begins = match segment.target {
@@ -321,9 +335,11 @@ impl Target for Lsmt {
         for Opened { layer, .. } in opened {
             layers.push(layer, GFP_KERNEL)?;
         }
-        Self::check_alignment(&name, &layers, &map)?;
+        let block = layers.iter().map(Layer::block).max().unwrap_or(1);
+        Self::check_alignment(&name, &layers, &map, block)?;
         let target = Self {
             layers,
+            block,
             map,
             counters: Counters::new()?,
         };
@@ -376,7 +392,7 @@ impl Target for Lsmt {
 
     fn iterate_devices(&self, visit: &mut DeviceVisitor<'_>) -> c_int {
         for layer in &self.layers {
-            let (start, sectors) = layer.extent();
+            let (start, sectors) = layer.extent(self.block);
             let stop = visit.visit(&layer.device, start, sectors);
             if stop != 0 {
                 return stop;

@@ -201,10 +201,7 @@ impl<'a, T: Target> ReadBio<'a, T> {
     /// filled.
     pub(crate) fn end(self, status: Status) -> Mapped<'a> {
         // SAFETY: The bio is ours, and given up here.
-        unsafe {
-            (*self.as_raw()).bi_status = status.into_raw();
-            bindings::bio_endio(self.as_raw());
-        }
+        unsafe { bindings::dm_ovbd_bio_end(self.as_raw(), status.into_raw()) };
         Mapped::SUBMITTED
     }
 }

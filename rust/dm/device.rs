@@ -9,7 +9,9 @@ use kernel::{error::to_result, ffi::c_void, prelude::*};
 /// A block device that a table line names, open for the life of the target.
 ///
 /// A target keeps its devices in itself, and dm core drops the target before
-/// the `dm_target` that the device is put back to.
+/// the `dm_target` that the device is put back to. The type does not see to that: a target
+/// that moved one to where it lives longer, or replaced it while bios are on their way
+/// to it, would break the invariant. Ours have them in fields that never change.
 ///
 /// # Invariants
 ///
@@ -77,8 +79,13 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// The error of the device, or `EINVAL` if `data` is too long for a bio.
+    /// The error of the device, `EINVAL` if `data` is too long for a bio, or `EINTR` if the
+    /// task is being killed: a crafted file can have a constructor read for minutes.
     pub(crate) fn read(&self, sector: u64, data: &mut KVec<u8>) -> Result {
+        // SAFETY: It only looks at the current task.
+        if unsafe { bindings::dm_ovbd_fatal_signal_pending() } {
+            return Err(EINTR);
+        }
         let len = data.len();
         // SAFETY: The block device is open, by the type's invariant; `data` is memory
         // of kmalloc that nobody else uses until the call returns.

@@ -20,7 +20,8 @@ impl<'a> Limits<'a> {
     /// as the unit that is cheap to read, whatever the devices below ask for.
     ///
     /// For a target that reads below by bios of its own: what binds those does
-    /// not bind the bios that it is given.
+    /// not bind the bios that it is given. How long a request may be stays, for below
+    /// much longer ones would only be split again.
     pub(crate) fn detach(&mut self, block_size: u32) {
         let limits = &mut *self.0;
         limits.logical_block_size = bindings::SECTOR_SIZE;
@@ -30,9 +31,8 @@ impl<'a> Limits<'a> {
         limits.alignment_offset = 0;
         limits.chunk_sectors = 0;
         limits.flags &= !bindings::BLK_FLAG_MISALIGNED;
-        // A clone that is never submitted cannot be polled for, and its pages are
-        // written by the CPU.
-        limits.features &= !(bindings::BLK_FEAT_POLL | bindings::BLK_FEAT_PCI_P2PDMA);
+        // A clone that is never submitted cannot be polled for.
+        limits.features &= !bindings::BLK_FEAT_POLL;
         limits.seg_boundary_mask = usize::MAX;
         limits.virt_boundary_mask = 0;
         // dm-verity and dm-crypt ask for memory that is aligned to their blocks.
@@ -63,7 +63,7 @@ mod tests {
             alignment_offset: 1024,
             chunk_sectors: 24,
             flags: bindings::BLK_FLAG_MISALIGNED | 1,
-            features: bindings::BLK_FEAT_POLL | bindings::BLK_FEAT_PCI_P2PDMA | 1,
+            features: bindings::BLK_FEAT_POLL | 1,
             seg_boundary_mask: 0xfff,
             virt_boundary_mask: 0xfff,
             max_segments: 1,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! Messages in device-mapper's style: `device-mapper: TARGET: DEVICE: …`.
+//! Messages in device-mapper's style: `dm_overlaybd: TARGET: DEVICE: …`.
 
 /// Prints an error: `dm_err!(NAME, "{}: …", device, …)`.
 macro_rules! dm_err {

@@ -42,7 +42,7 @@ impl Pages {
     ///
     /// [`AllocError`] if there are no contiguous pages left.
     pub(crate) fn new(order: u32) -> Result<Self, AllocError> {
-        Self::with_flags(order, bindings::GFP_KERNEL)
+        Self::with_flags(order, bindings::DM_OVBD_GFP_CONSTRUCT)
     }
 
     /// One try, for the I/O path: neither sleeps, nor reclaims, nor warns.
@@ -51,8 +51,8 @@ impl Pages {
     }
 
     fn with_flags(order: u32, flags: bindings::gfp_t) -> Result<Self, AllocError> {
-        // SAFETY: The allocator may be called with any flags and order from task context;
-        // flags that may sleep are used in constructors only.
+        // SAFETY: Orders that are too large get nothing; flags that may sleep are used in
+        // constructors only.
         let page = unsafe { bindings::alloc_pages(flags | bindings::DM_OVBD_GFP_COMP, order) };
         // INVARIANT: The allocator gave us the pages.
         Ok(Self {

@@ -13,7 +13,15 @@ use crate::{
     bindings,
     format::{Bytes, Element, OutOfMemory, Platform, ReadAt, SECTOR},
 };
-use kernel::prelude::*;
+use kernel::{
+    alloc::{flags::__GFP_NOWARN, Flags},
+    prelude::*,
+};
+
+/// How constructors allocate: they say themselves what they could not have.
+fn quietly() -> Flags {
+    GFP_KERNEL | __GFP_NOWARN
+}
 
 /// The kernel. Used in constructors: allocates with `GFP_KERNEL`.
 pub(crate) struct Kernel;
@@ -23,8 +31,12 @@ impl Platform for Kernel {
     type Vec<T: Element> = VVec<T>;
 
     fn alloc<T: Element>(len: usize) -> Result<VVec<T>, OutOfMemory> {
-        let quiet = GFP_KERNEL | kernel::alloc::flags::__GFP_NOWARN;
-        VVec::from_elem(T::default(), len, quiet).map_err(|_| OutOfMemory)
+        let bytes = len.checked_mul(size_of::<T>()).ok_or(OutOfMemory)?;
+        // SAFETY: It only looks at the state of memory.
+        if !unsafe { bindings::dm_ovbd_memory_to_spare(bytes) } {
+            return Err(OutOfMemory);
+        }
+        VVec::from_elem(T::default(), len, quietly()).map_err(|_| OutOfMemory)
     }
 
     fn crc32c(seed: u32, data: &[u8]) -> u32 {
@@ -47,8 +59,9 @@ pub(crate) struct File<'a> {
     start: Bytes,
 }
 
-/// How much a [`File`] reads at once, in bytes: a multiple of any logical block.
-const WINDOW: u64 = 64 * 1024;
+/// How much a [`File`] reads at once, in bytes, unless a logical block is longer: what the page
+/// allocator has in one piece.
+const WINDOW: u64 = 32 * 1024;
 
 impl<'a> File<'a> {
     /// The file of `length` bytes on `device` from sector `offset` on.
@@ -89,7 +102,7 @@ impl<'a> File<'a> {
         let rounded = wanted.checked_next_multiple_of(block).ok_or(EOVERFLOW)?;
         let bytes = rounded.min(WINDOW.max(block));
 
-        let mut data = KVec::<u8>::zeroed(bytes as usize, GFP_KERNEL)?;
+        let mut data = KVec::<u8>::zeroed(bytes as usize, quietly())?;
         self.device.read(first / SECTOR, &mut data)?;
         let arrived = data.get(skip as usize..).ok_or(EIO)?;
         let len = arrived.len().min(buf.len());

@@ -305,9 +305,6 @@ impl<T: Reader> InFlight<T> {
         unsafe { ptr::drop_in_place(read) };
         // SAFETY: The clone is ours, and given up here; neither it nor the target is
         // touched after that.
-        unsafe {
-            (*clone).bi_status = status.into_raw();
-            bindings::bio_endio(clone);
-        }
+        unsafe { bindings::dm_ovbd_bio_end(clone, status.into_raw()) };
     }
 }

@@ -37,8 +37,6 @@ const BUCKET_LOAD: u64 = 8;
 /// Largest `shift`.
 const MAX_SHIFT: u32 = 32;
 
-/// Extents between two calls of [`Platform::relax`]; far less than a millisecond.
-const RELAX: u32 = 4096;
 
 /// What is at a sector, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,12 +236,7 @@ impl<P: Platform> Map<P> {
 /// Hands each segment of `disk` to `take`: its extents, joined where they continue
 /// each other, and cut where they are too long.
 fn for_each_segment<P: Platform>(disk: &mut impl Sweep, mut take: impl FnMut(merge::Extent)) {
-    let mut extents: u32 = 0;
-    disk.sweep_joined(|mut rest| {
-        extents = extents.wrapping_add(1);
-        if extents % RELAX == 0 {
-            P::relax();
-        }
+    disk.sweep_joined::<P>(|mut rest| {
         while rest.len > MAX_SEGMENT {
             let len = MAX_SEGMENT;
             take(merge::Extent { len, ..rest });

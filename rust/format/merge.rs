@@ -96,21 +96,31 @@ pub(super) struct Extent {
     pub(super) place: Place,
 }
 
+/// How many extents or entries are passed between two calls of [`Platform::relax`].
+const RELAX: usize = 4096;
+
 /// The extents of a disk, neighbours of which may continue each other.
 pub(super) trait Sweep {
     /// Hands each extent to `take`, in order; can be done again.
     fn sweep(&mut self, take: impl FnMut(Extent));
 
     /// The same with extents joined that continue each other.
-    fn sweep_joined(&mut self, mut take: impl FnMut(Extent)) {
+    fn sweep_joined<P: Platform>(&mut self, mut take: impl FnMut(Extent)) {
         let mut held: Option<Extent> = None;
-        self.sweep(|next| match &mut held {
-            Some(last) if last.place.advance(last.len) == next.place => {
-                last.len = last.len.wrapping_add(next.len);
+        let mut extents: usize = 0;
+        self.sweep(|next| {
+            extents = extents.wrapping_add(1);
+            if extents % RELAX == 0 {
+                P::relax();
             }
-            _ => {
-                if let Some(last) = held.replace(next) {
-                    take(last);
+            match &mut held {
+                Some(last) if last.place.advance(last.len) == next.place => {
+                    last.len = last.len.wrapping_add(next.len);
+                }
+                _ => {
+                    if let Some(last) = held.replace(next) {
+                        take(last);
+                    }
                 }
             }
         });
@@ -227,6 +237,9 @@ impl<'a, P: Platform, L: AsRef<[Entry]>> Merge<'a, P, L> {
                 return Some(*entry);
             }
             *next = next.wrapping_add(1);
+            if *next % RELAX == 0 {
+                P::relax();
+            }
         }
     }
 

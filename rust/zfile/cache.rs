@@ -53,6 +53,8 @@ pub(super) struct Cache {
     #[pin]
     sets: [SpinLock<Set>; SETS],
     blocks: Atomic<usize>,
+    /// The set at which the next eviction begins, so that all sets give alike.
+    next: Atomic<usize>,
 }
 
 impl Cache {
@@ -60,6 +62,7 @@ impl Cache {
         try_pin_init!(Self {
             sets <- pin_init::pin_init_array_from_fn(|_| new_spinlock!(Set::default())),
             blocks: Atomic::new(0),
+            next: Atomic::new(0),
         })
     }
 
@@ -111,7 +114,11 @@ impl Cache {
     /// Drops up to `limit` of the blocks that `unwanted` picks; returns how many.
     fn evict(&self, limit: usize, unwanted: impl Fn(Key) -> bool) -> usize {
         let mut evicted = 0;
-        for set in &self.sets {
+        let first = self.next.fetch_add(1, ordering::Relaxed) % SETS;
+        for set in self.sets.iter().cycle().skip(first).take(SETS) {
+            if evicted >= limit {
+                break;
+            }
             let mut set = set.lock();
             for way in &mut set.ways {
                 if evicted < limit && way.as_ref().is_some_and(|entry| unwanted(entry.key)) {

@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
             on_loops(ctx, true, 4096)
         }),
         Case::new("below.lsmt_on_blocks_of_4096", lsmt_on_large_blocks),
+        Case::new("below.lsmt_on_mixed_blocks", lsmt_on_mixed_blocks),
         Case::new("below.disks_with_tars", |ctx| {
             disks(ctx, "tar", "ext4/layer*.tar")
         }),
@@ -91,18 +92,25 @@ fn lsmt_on_large_blocks(ctx: &mut Ctx) -> Result<()> {
         .data(63, &bytes[..4096]);
     let partial = Layer::new(1 << 20).data(8, &bytes[..8192 + 512]);
     let odd_end = Layer::new((1 << 20) + 512).data(8, &bytes[..8192]);
+    // The last sector of the data, in the middle of an extent's last block, has bytes of the index.
+    let mut tail = aligned.clone();
+    tail.data.truncate(tail.data.len() - 100);
+    let index = tail.index.clone();
+    let tail = tail.with_index(index);
     // Nothing of it is read, wherever it lies.
     let empty = Layer::new(1 << 20).zeros(8, 16);
     let dir = ctx.scratch()?;
+    const UNALIGNED: Option<&str> = Some("Extent not aligned to logical block");
     let cases = [
-        (&aligned, 0, true),
-        (&aligned, 1, false),
-        (&unaligned, 0, false),
-        (&partial, 0, false),
-        (&odd_end, 0, false),
-        (&empty, 1, true),
+        (&aligned, 0, None),
+        (&aligned, 1, UNALIGNED),
+        (&unaligned, 0, UNALIGNED),
+        (&partial, 0, UNALIGNED),
+        (&odd_end, 0, UNALIGNED),
+        (&tail, 0, Some("Data end within logical block")),
+        (&empty, 1, None),
     ];
-    for (number, (layer, offset, fits)) in cases.into_iter().enumerate() {
+    for (number, (layer, offset, refusal)) in cases.into_iter().enumerate() {
         let file = dir.join(number.to_string());
         let layer_bytes = layer.bytes();
         let mut disk = vec![0; offset * SECTOR as usize];
@@ -116,17 +124,44 @@ fn lsmt_on_large_blocks(ctx: &mut Ctx) -> Result<()> {
         })?)?;
         let params = format!("1 {} {offset} {}", disk.dev, layer_bytes.len());
         let sectors = layer.virtual_size() / SECTOR;
-        if fits {
+        if let Some(reason) = refusal {
+            ctx.refused(sectors, "lsmt", &params)?
+                .expect(Errno::INVAL, reason)?;
+        } else {
             let device = ctx.target(sectors, "lsmt", &params)?;
             let mut content = vec![0; 1 << 20];
             layer.apply(&mut content);
             read::check_blocks(&device.path, content, 4096, ctx.rng())?;
-        } else {
-            ctx.refused(sectors, "lsmt", &params)?
-                .expect(Errno::INVAL, "Extent not aligned to logical block")?;
         }
     }
     Ok(())
+}
+
+/// A device has the largest blocks of those below. One of these has smaller ones, and not a whole
+/// number of large ones.
+fn lsmt_on_mixed_blocks(ctx: &mut Ctx) -> Result<()> {
+    let bytes = forge::content(16 << 10, ctx.rng());
+    let lower = Layer::new(1 << 20).data(8, &bytes[..8192]);
+    let upper = Layer::new(1 << 20).data(16, &bytes[8192..]);
+    let dir = ctx.scratch()?;
+    let mut params = "2".to_owned();
+    let mut content = vec![0; 1 << 20];
+    for (layer, block_size) in [(&lower, 4096), (&upper, SECTOR as u32)] {
+        let file = dir.join(block_size.to_string());
+        let mut disk = layer.bytes();
+        let length = disk.len();
+        disk.resize(length.next_multiple_of(block_size as usize), 0);
+        ensure!((disk.len() % 4096 == 0) == (block_size == 4096), "{}", disk.len());
+        std::fs::write(&file, disk)?;
+        let disk = Disk::of(ctx.loop_device(&LoopSpec {
+            block_size,
+            ..LoopSpec::of(file)
+        })?)?;
+        params += &format!(" {} 0 {length}", disk.dev);
+        layer.apply(&mut content);
+    }
+    let device = ctx.target(lower.virtual_size() / SECTOR, "lsmt", &params)?;
+    read::check_blocks(&device.path, content, 4096, ctx.rng())
 }
 
 /// An image whose layers are virtio-blk disks, mounted.

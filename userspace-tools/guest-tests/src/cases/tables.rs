@@ -289,20 +289,25 @@ fn no_size(ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-/// A file as long as it says, with an index that is larger than the machine's memory: that is
-/// found before anything of it is read.
+/// A file as long as it says, with an index that is larger than the machine's memory, or would leave
+/// nothing of it to others: that is found before anything of it is read.
 fn too_many_entries(ctx: &mut Ctx) -> Result<()> {
     const ENTRY: u64 = 16;
     let text = fs::read_to_string("/proc/meminfo")?;
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|kib| kib.trim().strip_suffix(" kB"));
     let memory = total.context("MemTotal")?.parse::<u64>()? << 10;
-    let entries = 2 * memory / ENTRY;
+    for bytes in [2 * memory, memory - memory / 20] {
+        refuse_entries(ctx, bytes / ENTRY, ENTRY)?;
+    }
+    Ok(())
+}
 
+fn refuse_entries(ctx: &mut Ctx, entries: u64, size: u64) -> Result<()> {
     let mut layer = Layer::new(SIZE as u64);
     forge::put(&mut layer.trailer, 40, &entries.to_le_bytes());
     let index = layer.header.len() as u64;
-    let trailer = index + entries * ENTRY;
+    let trailer = index + entries * size;
     let length = trailer + layer.trailer.len() as u64;
     let path = ctx.tmp()?.join("sparse");
     let file = File::create(&path)?;
