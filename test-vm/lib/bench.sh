@@ -15,9 +15,14 @@ UBLK_BIN=$OVBD_CACHE/target-root/x86_64-unknown-linux-gnu/release/ovbd-ublk
 GATE_CODE_MIB=16
 GATE_SOURCES=(mm kernel)
 
+# The programs that make the images, as far as it depends on them what is in those.
+makers_key() {
+  (cd "$TOP/userspace-tools" && find bench/src/{content,pack.rs,rng.rs} ovbd/src/image Cargo.lock -type f -print0 |
+    sort -z | xargs -0 cat | sha256sum)
+}
+
 gate_key() {
-  key gate-2 "$(kernel_release)" "$GATE_MIB" "$GATE_CODE_MIB" "${GATE_SOURCES[@]}" \
-    "$(find "$TOP"/userspace-tools/bench/src/{content,pack.rs,rng.rs} -type f -print0 | sort -z | xargs -0 cat | sha256sum)"
+  key gate-3 "$(tree_key)" "$GATE_MIB" "$GATE_CODE_MIB" "${GATE_SOURCES[@]}" "$(makers_key)"
 }
 
 stage_gate() {
@@ -56,9 +61,8 @@ FULL_TREE=(
 )
 
 tree_images_key() {
-  key tree-2 "$(root_key)" "$@" "${SQUASHFS_PACKAGES[@]}" \
-    "$(key_of_files "$VM_DIR/lib/bench.sh" "$VM_DIR/bench-images")" \
-    "$(find "$TOP"/userspace-tools/bench/src/{content,pack.rs} -type f -print0 | sort -z | xargs -0 cat | sha256sum)"
+  key tree-2 "$(root_key)" "$@" "${SQUASHFS_PACKAGES[@]}" "$(makers_key)" \
+    "$(key_of_files "$VM_DIR/lib/bench.sh" "$VM_DIR/bench-images")"
 }
 core_key() { tree_images_key "${CORE_TREE[@]}"; }
 full_key() { tree_images_key "${FULL_TREE[@]}"; }

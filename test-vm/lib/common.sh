@@ -142,10 +142,11 @@ stage_ticker() {
   exec {never}<> <(:)
   if [ ! -t 1 ]; then
     say "$title ..."
-    while ! read -r -t 30 -u "$never"; do say "$title: $((SECONDS - t0)) s ..."; done
+    # It may have been killed: a ticker that goes on would hold its locks.
+    until read -r -t 30 -u "$never" || ! kill -0 $$ 2>/dev/null; do say "$title: $((SECONDS - t0)) s ..."; done
     return
   fi
-  while :; do
+  while kill -0 $$ 2>/dev/null; do
     printf '\r\033[K%s: %d s  %.60s' "$title" $((SECONDS - t0)) "$(tail -n 1 "$log" 2>/dev/null | tr -cd '[:print:]')"
     read -r -t 1 -u "$never" || true
   done

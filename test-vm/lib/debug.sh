@@ -51,6 +51,7 @@ stage_debug_guest() (
 
 # vm_debug: the runs that are described from here on are of the debug kernel.
 vm_debug() {
+  [ -e "$DEBUG_TREE/vmlinux" ] || fail "there is no debug kernel" "run test-vm/setup --debug"
   VM_KVER=$(debug_release)
   VM_VMLINUZ=$DEBUG_TREE/vmlinux
   VM_GUEST=$DEBUG_GUEST

@@ -6,7 +6,9 @@
 
 DEMO=$OVBD_CACHE/demo
 
-demo_key() { key demo-1 "$(root_key)" "$(key_of_files "$VM_DIR/lib/demo.sh" "$VM_DIR/demo-image")"; }
+demo_key() {
+  key demo-2 "$(root_key)" "$(key_of_files "$VM_DIR/lib/demo.sh" "$VM_DIR/demo-image" "$STATIC_BIN/ovbd")"
+}
 
 # Made in the build root, whose files it shows and whose mke2fs it uses.
 stage_demo() {

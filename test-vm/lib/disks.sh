@@ -14,16 +14,18 @@ golden_dir() {
 }
 
 # made NAME KEY COMMAND...: runs COMMAND FILE unless the disk image NAME was made from KEY.
-made() {
-  local name=$1 want=$2
+# In a subshell, which holds the lock for as long as that takes.
+made() (
+  name=$1 want=$2
   shift 2
-  if [ -e "$DISKS/$name" ] && stamp_is "disk-$name" "$want"; then return; fi
+  lock disks
+  if [ -e "$DISKS/$name" ] && stamp_is "disk-$name" "$want"; then exit; fi
   mkdir -p "$DISKS" "$STAMPS"
   rm -f "$DISKS/$name.tmp"
   "$@" "$DISKS/$name.tmp"
   mv "$DISKS/$name.tmp" "$DISKS/$name"
   say "$want" >"$STAMPS/disk-$name"
-}
+)
 
 pack_golden() { "$STATIC_BIN/guest-tests" pack-golden "$1" "$2"; }
 

@@ -18,7 +18,7 @@ GUEST_MODULES=(
 )
 
 guest_key() {
-  key guest-1 "$(kernel_key)" "$(kernel_release)" "${GUEST_PROGRAMS[@]}" "${GUEST_MODULES[@]}" \
+  key guest-2 "$(tree_key)" "${GUEST_PROGRAMS[@]}" "${GUEST_MODULES[@]}" \
     "$(key_of_files "$VM_DIR/lib/guest.sh" "$VM_DIR"/guest/*)"
 }
 

@@ -6,8 +6,8 @@
 
 # Only what cannot come from the build root: everything else (compilers, QEMU,
 # file system tools) is installed in there, and is the same on every machine.
-HOST_PACKAGES=(mmdebstrap)
-HOST_COMMANDS=(mmdebstrap unshare flock)
+HOST_PACKAGES=(mmdebstrap xz-utils git)
+HOST_COMMANDS=(mmdebstrap unshare flock xz git)
 
 # Where cargo runs, the unit tests need a registry, a client of it, and certificates.
 TEST_PACKAGES=(docker-registry skopeo openssl)

@@ -110,6 +110,7 @@ vm_accel() {
     say tcg
     return
   fi
+  lock accel >&2   # this is a subshell's
   want=$(key accel-1 "$(uname -r)" "$(cat /proc/sys/kernel/random/boot_id)")
   if ! stamp_is accel "$want"; then
     if probe_kvm; then say kvm >"$OVBD_CACHE/accel"; else say tcg >"$OVBD_CACHE/accel"; fi
@@ -177,7 +178,8 @@ vm_died_early() { [ -z "${VM_PANICS:-}" ] && [ ! -s "$VM_RESULTS" ] && grep -qs 
 
 vm_qemu() {
   local limit=() rc=0
-  [ $# -eq 0 ] || limit=(timeout -k 10 "$1")
+  # In the foreground: QEMU ends with the group of processes that it was started in.
+  [ $# -eq 0 ] || limit=(timeout --foreground -k 10 "$1")
   "${limit[@]}" "$VM_DIR/in-root" "${VM_BINDS[@]}" qemu-system-x86_64 "${VM_ARGS[@]}" || rc=$?
   # A second boot may need it.
   vm_died_early || rm -f "$VM_RUN/initrd"
