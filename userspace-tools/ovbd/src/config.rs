@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::error::ExitCode;
 use crate::image::digest::Digest;
+use crate::output::shown;
 use crate::resolve::RemoteBlob;
 use crate::verity::RootHash;
 use crate::{Error, Result};
@@ -196,7 +197,8 @@ impl LayerConfig {
             Some(dir) => format!("{} has no {}", dir.display(), NAMES_IN_DIR[0]),
             None => "it has neither \"file\" nor \"dir\"".to_owned(),
         };
-        let remedy = match (&self.url, &self.dir) {
+        let url = self.url.as_deref().map(shown::address);
+        let remedy = match (url, &self.dir) {
             (Some(url), Some(dir)) => {
                 let file = dir.join(NAMES_IN_DIR[0]);
                 format!("; download {url} to {}", file.display())

@@ -194,6 +194,20 @@ fn results_are_in_the_reference_s_words() {
 }
 
 #[test]
+fn an_address_is_named_without_its_secrets() {
+    let text = format!(
+        r#"{{"repoBlobUrl": "https://me:hunter2@r.example/v2/a/blobs", "lowers": [{{"digest": "{DIGEST}"}}]}}"#
+    );
+    let config = parse(&text).unwrap();
+    let missing = config.layers[0].locate().unwrap_err().to_string();
+    assert!(
+        missing.contains("download https://r.example/v2/a/blobs/sha256:"),
+        "{missing}"
+    );
+    assert!(!missing.contains("hunter2"), "{missing}");
+}
+
+#[test]
 fn root_hashes_are_read() {
     let root = "0123456789abcdef".repeat(4);
     let text = format!(
