@@ -154,7 +154,7 @@ pub struct MountReport {
 }
 
 /// Finds the layers of an image, sets it up with [`up`], and writes the result to the `resultFile`
-/// of its configuration, if it has one.
+/// of its configuration, if it has one. That this cannot be written is a note if the image is up.
 pub fn configured(
     input: &Input,
     sources: Sources<'_>,
@@ -163,7 +163,7 @@ pub fn configured(
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
-    let result = sources.resolve(input).and_then(|resolved| {
+    let mut result = sources.resolve(input).and_then(|resolved| {
         let plan = Plan::new(&resolved.config, settings)?;
         up(&plan, name, mount_at, watch)
     });
@@ -171,12 +171,14 @@ pub fn configured(
         Input::Config(ImageConfig {
             result_file: Some(file),
             ..
-        }) => write_result(file, &result),
+        }) => write_result(file, result.as_ref().err()),
         _ => Ok(()),
     };
-    let report = result?;
-    written?;
-    Ok(report)
+    // If both failed, the user has to know why there is no image.
+    if let (Ok(report), Err(error)) = (&mut result, written) {
+        report.notes.push(error.to_string());
+    }
+    result
 }
 
 /// Sets an image up as device `name`, and mounts it if `mount_at` says where. If that image has that

@@ -270,6 +270,24 @@ fn the_picture_is_well_formed() {
     }
 }
 
+/// Who waits for an image is not left without an answer.
+#[test]
+fn a_refused_configuration_says_so_where_it_is_to_be_said() {
+    let scratch = Scratch::new();
+    let text = br#"{"resultFile": "result", "lowers": [{"file": "a"}], "upper": {"data": "b"}}"#;
+    let config = scratch.file("config.v1.json", text);
+    for command in ["up web", "run"] {
+        let words: Vec<&str> = command.split(' ').chain([str(&config)]).collect();
+        let (_, message) = failure(&words);
+        let result = fs::read_to_string(scratch.path("result")).unwrap();
+        assert_eq!(format!("ovbd: {}\n", &result["failed:".len()..]), message);
+        assert!(message.contains("--writable"), "{message}");
+        fs::remove_file(scratch.path("result")).unwrap();
+    }
+    failure(&["table", str(&config)]);
+    assert_eq!(scratch.names(), ["config.v1.json"]);
+}
+
 /// A tag is somebody else's text: it must not reach the terminal as it is.
 #[test]
 fn a_tag_cannot_control_the_terminal() {

@@ -128,6 +128,14 @@ fn configuration(ctx: &mut Ctx) -> Result<()> {
     read::check_once(Path::new("/dev/mapper/web"), image.content)?;
     take_down("web")?;
 
+    // Whether somebody can be told or not, the image is up.
+    let unheard = serde_json::json!({ "lowers": lowers, "resultFile": "/nowhere/result" });
+    fs::write(path, unheard.to_string())?;
+    let report = json(&["--json", "up", "web", path])?;
+    let notes = report["notes"].to_string();
+    ensure!(notes.contains("/nowhere/result"), "{report}");
+    take_down("web")?;
+
     lowers.push(serde_json::json!({ "dir": dir.join("none") }));
     write(&lowers)?;
     ensure!(run(&["up", "web", path])?.status.code() == Some(EXIT_NOT_FOUND));
