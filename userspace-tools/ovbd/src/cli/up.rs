@@ -148,10 +148,7 @@ impl ImageArgs {
     ) -> Result<T> {
         let store = self.store.open();
         #[cfg(feature = "registry")]
-        let fetch = OnDemand {
-            args: &self.fetch,
-            output,
-        };
+        let fetch = OnDemand::new(&self.fetch, output);
         #[cfg(feature = "registry")]
         let fetch: Option<&dyn Fetch> = if self.no_pull { None } else { Some(&fetch) };
         #[cfg(not(feature = "registry"))]
