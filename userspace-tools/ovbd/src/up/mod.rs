@@ -35,7 +35,7 @@ use serde::Serialize;
 
 use crate::config::{write_result, ImageConfig};
 use crate::dm::udev::Udev;
-use crate::dm::{node, DevNo, Dm, Info, Name};
+use crate::dm::{node, DevNo, Dm, Id, Info, Name};
 use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
@@ -239,8 +239,15 @@ fn compose(
 
     let mut notes = plan.notes.clone();
     notes.extend(settled.note("handle the new devices"));
-    let device = node::ensure(name.as_str(), info.dev)
-        .map_err(|e| Error::io("make", node::mapper_path(name.as_str()), e))?;
+    let device = node::ensure(name.as_str(), info.dev).map_err(|e| {
+        if !already {
+            // Nobody could use it. The error that counts is the node's.
+            let udev = Udev::begin();
+            let _ = dm.remove_deferred(Id::Uuid(&info.uuid), &udev);
+            udev.settle();
+        }
+        Error::io("make", node::mapper_path(name.as_str()), e)
+    })?;
     Ok(Report {
         name: name.to_string(),
         device,
@@ -296,7 +303,12 @@ fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()
     report.notes.extend(mounted.note);
     if let Some(upper) = &at.upper {
         let source = device.display().to_string();
-        mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags)?;
+        let overlay = mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags);
+        if overlay.is_err() && !mounted.already {
+            // The error that counts is the overlay's.
+            let _ = mount::unmount_from(dev, &mounted.target);
+        }
+        overlay?;
     }
     report.mount = Some(MountReport {
         target: at.target.clone(),
