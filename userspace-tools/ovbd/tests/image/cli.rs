@@ -2,7 +2,9 @@
 
 //! The commands as a user meets them: words, JSON, exit codes.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -10,7 +12,7 @@ use serde_json::Value;
 
 use super::support::{golden, unzstd, Scratch};
 
-fn ovbd(arguments: &[&str]) -> Output {
+fn ovbd(arguments: &[impl AsRef<OsStr>]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ovbd"))
         .args(arguments)
         .env_remove("COLUMNS")
@@ -286,6 +288,33 @@ fn a_refused_configuration_says_so_where_it_is_to_be_said() {
     }
     failure(&["table", str(&config)]);
     assert_eq!(scratch.names(), ["config.v1.json"]);
+}
+
+/// JSON knows no such names. The work is done, and the answer says so.
+#[test]
+fn a_name_need_not_be_unicode() {
+    let scratch = Scratch::new();
+    let odd = |name: &[u8]| scratch.path("").join(OsStr::from_bytes(name));
+    let [raw, layer] = [odd(b"raw\xff"), odd(b"layer\xff")];
+    let [zfile, disk] = [odd(b"zfile\xff"), odd(b"disk\xff")];
+    fs::write(&raw, [7; 4096]).unwrap();
+    let path = |words: &[&dyn AsRef<OsStr>]| {
+        let output = ovbd(words);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let file = report.get("path").unwrap_or(&report["files"][0]["path"]);
+        file.as_str().unwrap().to_owned()
+    };
+    let json = &"--json";
+    for path in [
+        path(&[json, &"build", &"--raw", &raw, &"-o", &layer]),
+        path(&[json, &"compress", &layer, &"-o", &zfile]),
+        path(&[json, &"extract", &zfile, &"-o", &disk]),
+        path(&[json, &"verify", &zfile]),
+        path(&[json, &"inspect", &"--map", &zfile]),
+    ] {
+        assert!(path.ends_with('\u{fffd}'), "{path}");
+    }
 }
 
 /// A tag is somebody else's text: it must not reach the terminal as it is.

@@ -158,6 +158,10 @@ fn surroundings(ctx: &mut Ctx) -> Result<()> {
     let mounts = lines.iter().filter(|line| line.starts_with("/dev/mapper/"));
     ensure!(mounts.count() == 1, "{text}");
     ensure!(fs::read_to_string("/proc/sys/kernel/hostname")? == host);
+    // The name of a device may be longer than that of a host.
+    let long = "a".repeat(100);
+    let name = said(&["--name", &long], &layer, &["hostname"])?;
+    ensure!(name.trim() == &long[..64], "{name}");
     nothing_is_left()
 }
 
