@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::dm::DevNo;
 use crate::mount::table;
+use crate::output::shown;
 
 /// How many users a message names.
 const NAMED_MAX: usize = 4;
@@ -17,7 +18,7 @@ const NAMED_MAX: usize = 4;
 pub fn users(dev: u64) -> Vec<String> {
     let holders = holders(dev).into_iter();
     let mut users: Vec<String> = holders
-        .map(|name| format!("device {name} is on top of it"))
+        .map(|name| format!("device {} is on top of it", shown::text(&name)))
         .collect();
     users.extend(processes(dev));
     users.truncate(NAMED_MAX);
@@ -53,7 +54,7 @@ fn processes(dev: u64) -> Vec<String> {
         let folder = entry.path();
         let who = || {
             let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
-            format!("process {pid} ({})", name.trim())
+            format!("process {pid} ({})", shown::text(name.trim()))
         };
         if has_open(&folder, dev) {
             users.push(format!("{} has it open", who()));
@@ -63,11 +64,10 @@ fn processes(dev: u64) -> Vec<String> {
         if namespace.is_ok_and(|namespace| seen.insert(namespace)) {
             let mounts = table::of_process(pid).unwrap_or_default();
             let mounts = mounts.into_iter().filter(|mount| mount.dev == dev);
-            users.extend(
-                mounts.map(|mount| {
-                    format!("{} sees it mounted on {}", who(), mount.target.display())
-                }),
-            );
+            users.extend(mounts.map(|mount| {
+                let target = mount.target.display().to_string();
+                format!("{} sees it mounted on {}", who(), shown::text(&target))
+            }));
         }
     }
     users
@@ -78,9 +78,12 @@ fn has_open(process: &Path, dev: u64) -> bool {
         .into_iter()
         .flatten()
         .flatten();
+    // Files elsewhere are not asked what they are: the server that has one may not answer any more.
+    let is_node = |path: &Path| fs::read_link(path).is_ok_and(|path| path.starts_with("/dev"));
     let is_it = |path: &Path| {
-        fs::metadata(path)
-            .is_ok_and(|meta| meta.file_type().is_block_device() && meta.rdev() == dev)
+        is_node(path)
+            && fs::metadata(path)
+                .is_ok_and(|meta| meta.file_type().is_block_device() && meta.rdev() == dev)
     };
     descriptors
         .into_iter()

@@ -17,7 +17,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::ExitCode;
+use crate::image::atomic;
 use crate::image::digest::Digest;
+use crate::output::shown;
 use crate::resolve::RemoteBlob;
 use crate::verity::RootHash;
 use crate::{Error, Result};
@@ -196,7 +198,8 @@ impl LayerConfig {
             Some(dir) => format!("{} has no {}", dir.display(), NAMES_IN_DIR[0]),
             None => "it has neither \"file\" nor \"dir\"".to_owned(),
         };
-        let remedy = match (&self.url, &self.dir) {
+        let url = self.url.as_deref().map(shown::address);
+        let remedy = match (url, &self.dir) {
             (Some(url), Some(dir)) => {
                 let file = dir.join(NAMES_IN_DIR[0]);
                 format!("; download {url} to {}", file.display())
@@ -338,7 +341,8 @@ impl Reader<'_> {
         match upper.into_iter().find(|(_, value)| !empty(value)) {
             Some((field, _)) => Err(self.unsupported(
                 format!("upper.{field}"),
-                "there is no writable layer yet; leave \"upper\" out for a read-only device",
+                "images are read-only; leave \"upper\" out, and have `ovbd up --writable` put an \
+                 overlay for changes on the mount",
             )),
             None => Ok(()),
         }
@@ -408,14 +412,34 @@ impl Reader<'_> {
     }
 }
 
+/// Where the configuration `path`, of which nothing else may be usable, wants the result written.
+pub fn result_file(path: &Path) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Waiting {
+        result_file: Option<String>,
+    }
+    let text = fs::read_to_string(path).ok()?;
+    let waiting: Waiting = serde_json::from_str(&text).ok()?;
+    let notes = Vec::new();
+    given(waiting.result_file).map(|file| Reader { path, notes }.resolve(file))
+}
+
 /// Writes the result of setting an image up to its `resultFile`, in the words that other tools
 /// look for: `success`, or `failed:` and the reason.
-pub fn write_result<T>(file: &Path, result: &Result<T>) -> Result<()> {
-    let text = match result {
-        Ok(_) => "success".to_owned(),
-        Err(error) => format!("failed:{error}"),
+pub fn write_result(file: &Path, failure: Option<&Error>) -> Result<()> {
+    let text = match failure {
+        None => "success".to_owned(),
+        Some(error) => format!("failed:{error}"),
     };
-    fs::write(file, text).map_err(|e| Error::io("write the result to", file, e))
+    match fs::symlink_metadata(file) {
+        // A pipe, or a link to somewhere, is not replaced.
+        Ok(found) if !found.is_file() => {
+            fs::write(file, text).map_err(|e| Error::io("write the result to", file, e))
+        }
+        // Whoever waits for it sees all of it, or nothing.
+        _ => atomic::write(file, true, text.as_bytes()),
+    }
 }
 
 #[cfg(test)]

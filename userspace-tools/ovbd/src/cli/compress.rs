@@ -10,7 +10,7 @@ use ovbd::image::output::{OutputSettings, Wrapper, Written};
 use ovbd::image::size::{self, Human};
 use ovbd::image::zwriter::{ZSettings, ZSummary};
 use ovbd::image::ImageError;
-use ovbd::output::Output;
+use ovbd::output::{paths, Output};
 use ovbd::Result;
 use overlaybd_format::zfile::Algorithm;
 use serde::Serialize;
@@ -157,6 +157,7 @@ impl TargetArgs {
 /// What was written, for programs.
 #[derive(Serialize)]
 pub struct WrittenReport<'a> {
+    #[serde(serialize_with = "paths::one")]
     path: &'a std::path::Path,
     size: u64,
     digest: String,

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use ovbd::image::extract::{self, Depth};
 use ovbd::image::size::Human;
 use ovbd::image::ImageError;
-use ovbd::output::Output;
+use ovbd::output::{paths, Output};
 use ovbd::Result;
 use serde::Serialize;
 
@@ -51,6 +51,7 @@ enum To {
 
 #[derive(Serialize)]
 struct Report<'a> {
+    #[serde(serialize_with = "paths::one")]
     path: &'a Path,
     size: u64,
 }

@@ -3,16 +3,16 @@
 //! `ovbd inspect`.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use ovbd::config::ImageConfig;
-use ovbd::image::atomic::AtomicFile;
+use ovbd::image::atomic;
 use ovbd::image::inspect::{self, FileInfo, ImageInfo};
 use ovbd::image::picture::{self, Picture, Style};
 use ovbd::image::stack::Stack;
 use ovbd::output::Output;
-use ovbd::{Error, Result};
+use ovbd::Result;
 use serde::Serialize;
 
 mod text;
@@ -72,7 +72,8 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let stack = is_image.then(|| Stack::open(&files)).transpose()?;
     let image = stack.as_ref().map(ImageInfo::new);
     if let (Some(path), Some(stack)) = (&args.svg, &stack) {
-        write_svg(path, args.force, &picture::svg(&Picture::new(stack)))?;
+        let picture = picture::svg(&Picture::new(stack));
+        atomic::write(path, args.force, picture.as_bytes())?;
     }
     let report = Report {
         files: &infos,
@@ -89,14 +90,6 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
         }
         text
     })
-}
-
-/// Writes a picture to a file.
-pub(super) fn write_svg(path: &Path, replace: bool, picture: &str) -> Result<()> {
-    let file = AtomicFile::create(path.to_owned(), replace)?;
-    io::Write::write_all(&mut file.file(), picture.as_bytes())
-        .map_err(|e| Error::io("write", path, e))?;
-    file.commit()
 }
 
 impl Args {

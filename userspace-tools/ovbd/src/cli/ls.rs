@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use ovbd::image::atomic;
 use ovbd::image::size::Human;
 use ovbd::list::graph::{self, Graph};
 use ovbd::list::{self, Inner, Listing, Lower, Verity};
@@ -12,7 +13,6 @@ use ovbd::output::Output;
 use ovbd::Result;
 use overlaybd_format::SECTOR;
 
-use super::inspect::write_svg;
 use super::StoreArgs;
 
 /// List the images and layers that are set up
@@ -52,7 +52,7 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     }
     let graph = Graph::new(&listing);
     if let Some(path) = &args.svg {
-        write_svg(path, args.force, &graph::svg(&graph))?;
+        atomic::write(path, args.force, graph::svg(&graph).as_bytes())?;
     }
     output.answer(&listing, || match args.graph {
         true => graph::text(&graph),

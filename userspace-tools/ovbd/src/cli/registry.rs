@@ -2,6 +2,7 @@
 
 //! The arguments of all commands that speak to registries.
 
+use std::cell::OnceCell;
 use std::io::{self, Read};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -142,26 +143,42 @@ impl FetchArgs {
 /// Fetches what another command needs and is not here.
 pub struct OnDemand<'a> {
     /// How.
-    pub args: &'a FetchArgs,
-    /// Where to tell of it.
-    pub output: &'a Output,
+    args: &'a FetchArgs,
+    /// Where to tell of it. Events would be in front of the answer of the command that fetches on the
+    /// way.
+    output: Output,
+    /// For every fetch: the password can be read only once. All blobs are of one image.
+    options: OnceCell<Options>,
 }
 
-impl OnDemand<'_> {
-    /// A command that fetches on the way prints its own answer: events would be in front of it.
+impl<'a> OnDemand<'a> {
+    pub fn new(args: &'a FetchArgs, output: &Output) -> Self {
+        let output = Output {
+            quiet: output.quiet || output.json,
+            json: false,
+            ..*output
+        };
+        Self {
+            args,
+            output,
+            options: OnceCell::new(),
+        }
+    }
+
     fn shown<T>(
         &self,
         download: Download,
         fetch: impl FnOnce(&Options, &Show<'_>) -> Result<T>,
     ) -> Result<()> {
-        let output = Output {
-            quiet: self.output.quiet || self.output.json,
-            json: false,
-            ..*self.output
+        let options = match self.options.get() {
+            Some(options) => options,
+            None => {
+                let options = self.args.options(&self.output, download)?;
+                self.options.get_or_init(|| options)
+            }
         };
-        let options = self.args.options(&output, download)?;
-        let show = Show::new(&output, "fetched");
-        let result = fetch(&options, &show);
+        let show = Show::new(&self.output, "fetched");
+        let result = fetch(options, &show);
         show.end();
         result.map(drop)
     }

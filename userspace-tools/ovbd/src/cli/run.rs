@@ -99,7 +99,7 @@ fn attempt(args: &Args, output: &Output) -> Result<Outcome> {
         environment: args.env.clone(),
     };
     let watch = |step| output.detail(step);
-    args.image.with_sources(output, |input, sources| {
+    args.image.setting_up(output, |input, sources| {
         run::run(input, sources, &job, &watch, &|note| output.remark(note))
     })
 }

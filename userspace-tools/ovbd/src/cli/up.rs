@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use ovbd::config;
 use ovbd::dm::Name;
 use ovbd::image::size::Human;
 use ovbd::mount::{self, overlay::Upper};
@@ -119,13 +120,35 @@ impl ImageArgs {
         output: &Output,
         then: impl FnOnce(&Input, Sources<'_>) -> Result<T>,
     ) -> Result<T> {
-        let input = Input::from_arguments(&self.input)?;
+        self.with_input(&Input::from_arguments(&self.input)?, output, then)
+    }
+
+    /// The same to set the image up: who waits for the result learns why a configuration is refused.
+    pub fn setting_up<T>(
+        &self,
+        output: &Output,
+        then: impl FnOnce(&Input, Sources<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let input = Input::from_arguments(&self.input).inspect_err(|refusal| {
+            let config = self.input.first();
+            let waiting = config.and_then(|config| config::result_file(config));
+            let written = waiting.map(|file| config::write_result(&file, Some(refusal)));
+            if let Some(Err(error)) = written {
+                output.remark(error);
+            }
+        });
+        self.with_input(&input?, output, then)
+    }
+
+    fn with_input<T>(
+        &self,
+        input: &Input,
+        output: &Output,
+        then: impl FnOnce(&Input, Sources<'_>) -> Result<T>,
+    ) -> Result<T> {
         let store = self.store.open();
         #[cfg(feature = "registry")]
-        let fetch = OnDemand {
-            args: &self.fetch,
-            output,
-        };
+        let fetch = OnDemand::new(&self.fetch, output);
         #[cfg(feature = "registry")]
         let fetch: Option<&dyn Fetch> = if self.no_pull { None } else { Some(&fetch) };
         #[cfg(not(feature = "registry"))]
@@ -134,7 +157,7 @@ impl ImageArgs {
             store: &store,
             fetch,
         };
-        then(&input, sources)
+        then(input, sources)
     }
 
     pub fn settings(&self) -> Settings {
@@ -166,7 +189,7 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     });
     let watch = |step| output.detail(step);
     let settings = args.image.settings();
-    let report = args.image.with_sources(output, |input, sources| {
+    let report = args.image.setting_up(output, |input, sources| {
         let mount_at = mount_at.as_ref();
         up::configured(input, sources, settings, &args.name, mount_at, &watch)
     })?;

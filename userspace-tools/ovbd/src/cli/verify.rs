@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ovbd::image::digest::Digest;
 use ovbd::image::verify::{self, BlockReport, FileReport};
 use ovbd::image::ImageError;
-use ovbd::output::Output;
+use ovbd::output::{paths, Output};
 use ovbd::Result;
 use serde::Serialize;
 
@@ -77,6 +77,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct File<'a> {
+    #[serde(serialize_with = "paths::one")]
     path: &'a Path,
     ok: bool,
     size: u64,

@@ -183,14 +183,45 @@ fn results_are_in_the_reference_s_words() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("result");
     fs::write(&file, "an older and longer text").unwrap();
-    write_result(&file, &Ok(())).unwrap();
+    write_result(&file, None).unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "success");
-    let failure: Result<()> = Err(Error::io("open", "/l", std::io::ErrorKind::NotFound.into()));
-    write_result(&file, &failure).unwrap();
+    let failure = Error::io("open", "/l", std::io::ErrorKind::NotFound.into());
+    write_result(&file, Some(&failure)).unwrap();
     assert_eq!(
         fs::read_to_string(&file).unwrap(),
         "failed:/l: cannot open: entity not found"
     );
+}
+
+/// In one step: who looks again and again never sees half a result.
+#[test]
+fn a_result_is_there_in_one_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("result");
+    fs::write(&file, "an older text").unwrap();
+    let before = fs::File::open(&file).unwrap();
+    write_result(&file, None).unwrap();
+    assert_eq!(std::io::read_to_string(before).unwrap(), "an older text");
+    // But what a link leads to is written.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let failure = Error::io("open", "/l", std::io::ErrorKind::NotFound.into());
+    write_result(&link, Some(&failure)).unwrap();
+    assert!(fs::read_to_string(&file).unwrap().starts_with("failed:"));
+}
+
+#[test]
+fn an_address_is_named_without_its_secrets() {
+    let text = format!(
+        r#"{{"repoBlobUrl": "https://me:hunter2@r.example/v2/a/blobs", "lowers": [{{"digest": "{DIGEST}"}}]}}"#
+    );
+    let config = parse(&text).unwrap();
+    let missing = config.layers[0].locate().unwrap_err().to_string();
+    assert!(
+        missing.contains("download https://r.example/v2/a/blobs/sha256:"),
+        "{missing}"
+    );
+    assert!(!missing.contains("hunter2"), "{missing}");
 }
 
 #[test]

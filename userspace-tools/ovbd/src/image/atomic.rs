@@ -8,10 +8,10 @@
 //! `O_TMPFILE` a hidden file with a name, `.NAME.PID-N.part`, takes its place; that one can
 //! survive a `kill -9`, as can the hidden name through which a complete file replaces another.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, RenameFlags, CWD};
@@ -33,22 +33,36 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Starts a file that [`commit`](Self::commit) will name `target`.
+    /// Starts a file that [`commit`](Self::commit) will name `target`. One that it replaces leaves it
+    /// its mode and owner.
     ///
     /// # Errors
     /// A `target` that exists is refused unless `replace` is set, here and, without a race, again
     /// in `commit`. Anything but a regular file is never replaced.
     pub fn create(target: PathBuf, replace: bool) -> Result<Self> {
-        refuse_existing(&target, replace)?;
-        match unnamed_beside(&target)? {
-            Some(file) => Ok(Self {
+        let replaced = refuse_existing(&target, replace)?;
+        let output = match unnamed_beside(&target)? {
+            Some(file) => Self {
                 file,
                 target,
                 replace,
                 hidden: None,
-            }),
-            None => Self::create_hidden(target, replace),
+            },
+            None => Self::create_hidden(target, replace)?,
+        };
+        if let Some(replaced) = replaced {
+            output.take_after(&replaced)?;
         }
+        Ok(output)
+    }
+
+    /// Who could not read what was there must not read what is in its place.
+    fn take_after(&self, replaced: &Metadata) -> Result<()> {
+        // Only root can give files away. Whatever else replaces a file has it from then on.
+        let _ = fchown(&self.file, Some(replaced.uid()), Some(replaced.gid()));
+        let mode = Permissions::from_mode(replaced.mode() & 0o777);
+        let set = self.file.set_permissions(mode);
+        set.map_err(|e| Error::io("set the mode of what replaces", &self.target, e))
     }
 
     fn create_hidden(target: PathBuf, replace: bool) -> Result<Self> {
@@ -134,6 +148,17 @@ impl Drop for AtomicFile {
     }
 }
 
+/// Writes the file `target`, complete or not at all.
+///
+/// # Errors
+/// As [`AtomicFile::create`].
+pub fn write(target: &Path, replace: bool, content: &[u8]) -> Result<()> {
+    let output = AtomicFile::create(target.to_owned(), replace)?;
+    let written = output.file().write_all(content);
+    written.map_err(|e| Error::io("write", target, e))?;
+    output.commit()
+}
+
 /// A file for temporary content, without a name, on the file system that `near` is on.
 pub fn scratch_file(near: &Path) -> Result<File> {
     if let Some(file) = unnamed_beside(near)? {
@@ -166,11 +191,12 @@ fn create_new(name: &Path) -> io::Result<File> {
         .open(name)
 }
 
-fn refuse_existing(target: &Path, replace: bool) -> Result<()> {
+/// What is there and may be replaced.
+fn refuse_existing(target: &Path, replace: bool) -> Result<Option<Metadata>> {
     match fs::symlink_metadata(target) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("examine", target, e)),
-        Ok(found) if replace && found.is_file() => Ok(()),
+        Ok(found) if replace && found.is_file() => Ok(Some(found)),
         Ok(found) if replace => Err(ImageError::NotReplaceable {
             path: target.to_owned(),
             what: if found.is_dir() {
@@ -225,7 +251,6 @@ fn directory_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
@@ -303,5 +328,36 @@ mod tests {
                 Err(Error::Image(ImageError::NotReplaceable { .. }))
             ));
         });
+    }
+
+    #[test]
+    fn what_replaces_a_file_is_no_more_open_than_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        for mode in [0o600, 0o640, 0o755] {
+            fs::write(&target, b"old").unwrap();
+            fs::set_permissions(&target, Permissions::from_mode(mode)).unwrap();
+            let before = fs::metadata(&target).unwrap();
+            write(&target, true, b"new").unwrap();
+            let after = fs::metadata(&target).unwrap();
+            assert_eq!(fs::read(&target).unwrap(), b"new");
+            assert_eq!(after.mode(), before.mode());
+            assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        }
+    }
+
+    /// Only root has files of others.
+    #[test]
+    fn what_root_replaces_stays_its_owners() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        fs::write(&target, b"old").unwrap();
+        std::os::unix::fs::chown(&target, Some(65534), Some(65533)).unwrap();
+        write(&target, true, b"new").unwrap();
+        let after = fs::metadata(&target).unwrap();
+        assert_eq!((after.uid(), after.gid()), (65534, 65533));
     }
 }

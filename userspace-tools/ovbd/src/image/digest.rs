@@ -8,6 +8,8 @@ use std::str::FromStr;
 use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::output::shown;
+
 /// A SHA-256 digest; as text `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -61,7 +63,7 @@ impl<'de> Deserialize<'de> for Digest {
 
 /// A text that is no digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no digest: sha256: and 64 hexadecimal digits expected")]
+#[error("`{}` is no digest: sha256: and 64 hexadecimal digits expected", shown::text(.0))]
 pub struct InvalidDigest(String);
 
 impl FromStr for Digest {
@@ -114,6 +116,8 @@ mod tests {
         for text in ["", "sha256:", &EMPTY[7..], &EMPTY[..70], "sha512:00"] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
+        let foreign = "\u{1b}[2J".parse::<Digest>().unwrap_err().to_string();
+        assert!(!foreign.contains('\u{1b}'), "{foreign}");
         let signs = format!("sha256:{}", "+1".repeat(32));
         assert!(signs.parse::<Digest>().is_err());
     }

@@ -6,12 +6,11 @@
 //! folder can be moved; others with their absolute path.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{json, Map, Value};
 
-use super::atomic::AtomicFile;
+use super::atomic;
 use super::error::ImageError;
 use super::output::Written;
 use crate::verity::RootHash;
@@ -107,11 +106,9 @@ impl Recipe {
             .entry("repoBlobUrl")
             .or_insert_with(|| "".into());
         self.fields.insert("lowers".to_owned(), self.layers.into());
-        let failed = |e| Error::io("write", &self.path, e);
-        let text = serde_json::to_string_pretty(&self.fields).map_err(|e| failed(e.into()))?;
-        let file = AtomicFile::create(self.path.clone(), self.replace)?;
-        writeln!(&mut file.file(), "{text}").map_err(failed)?;
-        file.commit()
+        let text = serde_json::to_string_pretty(&self.fields)
+            .map_err(|e| Error::io("write", &self.path, e.into()))?;
+        atomic::write(&self.path, self.replace, format!("{text}\n").as_bytes())
     }
 }
 

@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::error::ExitCode;
 use crate::module;
+use crate::output::shown;
 use probe::{FileSystem, KNOWN};
 
 /// What goes wrong with mounts.
@@ -70,6 +71,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Something else is mounted on top of an image.
+    #[error("{target}: {by} is mounted on top of the image; unmount that first", target = target.display())]
+    Covered {
+        /// The folder.
+        target: PathBuf,
+        /// What is seen there.
+        by: String,
+    },
     /// The list of mounts, or the device, cannot be read.
     #[error("{path}: cannot read: {source}", path = path.display())]
     Read {
@@ -96,6 +105,7 @@ impl Error {
             Self::NoFolder(_) => ExitCode::NotFound,
             Self::Unknown(_) => ExitCode::Invalid,
             Self::Option(..) => ExitCode::Usage,
+            Self::Covered { .. } => ExitCode::Busy,
             Self::Mount { source, .. }
             | Self::Overlay { source, .. }
             | Self::Unmount { source, .. }
@@ -260,24 +270,48 @@ pub fn mounts_of(dev: u64) -> Result<Vec<table::Mount>, Error> {
 /// Unmounts device `dev` wherever this process sees it, with the writable overlays on top; returns
 /// from where.
 ///
-/// With `lazy`, what is busy is only detached: it disappears when its last user goes.
+/// With `lazy`, what is busy is only detached: it disappears when its last user goes. What lies under
+/// another mount then stays.
 pub fn unmount_all(dev: u64, lazy: bool) -> Result<Vec<PathBuf>, Error> {
     let mounts = all()?;
     let mut unmounted = Vec::new();
     // The newest first: one may lie on top of another.
     for mount in mounts.iter().rev().filter(|mount| mount.dev == dev) {
-        if let Some(overlay) = overlay::on_top(&mounts, mount) {
-            unmount(&overlay.target, lazy)?;
-        }
-        if unmount(&mount.target, lazy)? {
-            unmounted.push(mount.target.clone());
+        let overlay = overlay::on_top(&mounts, mount);
+        let uncovered = overlay.map_or(Ok(true), |overlay| unmount(overlay, lazy));
+        match uncovered.and_then(|_| unmount(mount, lazy)) {
+            Err(Error::Covered { .. }) if lazy => {}
+            done => unmounted.extend(done?.then(|| mount.target.clone())),
         }
     }
     Ok(unmounted)
 }
 
-/// Unmounts what is on top at `target`; false if somebody else has done so since.
-fn unmount(target: &Path, lazy: bool) -> Result<bool, Error> {
+/// Unmounts device `dev` from `target`; false if it is not mounted there.
+pub fn unmount_from(dev: u64, target: &Path) -> Result<bool, Error> {
+    let mounts = mounts_of(dev)?;
+    let mount = mounts.iter().rfind(|mount| mount.target == target);
+    mount.map_or(Ok(false), |mount| unmount(mount, false))
+}
+
+/// Unmounts `mount`; false if somebody else has done so since.
+///
+/// # Errors
+/// [`Error::Covered`] if it is not on top: the kernel would unmount what is.
+fn unmount(mount: &table::Mount, lazy: bool) -> Result<bool, Error> {
+    let target = &mount.target;
+    let failed = |source| Error::Unmount {
+        target: target.clone(),
+        source,
+    };
+    let seen = table::seen_at(target).map_err(failed)?;
+    if seen != mount.id {
+        let now = all()?;
+        return match now.contains(mount) {
+            true => Err(covered(&now, target, seen)),
+            false => Ok(false),
+        };
+    }
     let lazy = if lazy {
         UnmountFlags::DETACH
     } else {
@@ -286,10 +320,20 @@ fn unmount(target: &Path, lazy: bool) -> Result<bool, Error> {
     match rustix::mount::unmount(target, lazy | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(true),
         Err(Errno::INVAL) => Ok(false),
-        Err(errno) => Err(Error::Unmount {
-            target: target.to_owned(),
-            source: errno.into(),
-        }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+/// The mount with the number `seen` is on top at `target`, and should not be.
+fn covered(mounts: &[table::Mount], target: &Path, seen: u64) -> Error {
+    let by = mounts.iter().find(|mount| mount.id == seen);
+    let name = |mount: &table::Mount| {
+        let source = mount.source.display().to_string();
+        format!("{} ({})", shown::text(&source), mount.fs_type)
+    };
+    Error::Covered {
+        target: target.to_owned(),
+        by: by.map_or_else(|| "something else".to_owned(), name),
     }
 }
 

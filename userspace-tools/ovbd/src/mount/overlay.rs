@@ -18,7 +18,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags,
 };
 
-use super::{is_unknown, table, Error};
+use super::{covered, is_unknown, table, Error};
 use crate::module;
 
 const UPPER: &str = "upper";
@@ -69,6 +69,10 @@ pub fn mount(
         }
     };
     let lower = File::open(target).map_err(failed("open the image's folder"))?;
+    let seen = table::of_file(&lower).map_err(failed("examine the image's folder"))?;
+    if image.is_none_or(|image| image.id != seen) {
+        return Err(covered(&mounts, target, seen));
+    }
     let folder = match upper {
         Upper::Memory => memory().map_err(failed("make a file system in memory"))?,
         Upper::Folder(folder) => {

@@ -3,10 +3,12 @@
 //! What is mounted (`/proc/…/mountinfo`).
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{statx, AtFlags, StatxFlags, CWD};
 
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,21 @@ pub fn own() -> io::Result<Vec<Mount>> {
 pub fn of_process(pid: u32) -> io::Result<Vec<Mount>> {
     mounts(Path::new(&format!("/proc/{pid}/mountinfo")))
 }
+
+/// The number of the mount that is seen at `path`: of several there, the topmost.
+pub fn seen_at(path: &Path) -> io::Result<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | DONT_ASK;
+    Ok(statx(CWD, path, flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// The number of the mount that an open file is on.
+pub fn of_file(file: &File) -> io::Result<u64> {
+    let flags = AtFlags::EMPTY_PATH | DONT_ASK;
+    Ok(statx(file, "", flags, StatxFlags::MNT_ID)?.stx_mnt_id)
+}
+
+/// The kernel knows by itself; a server that has the file may not answer.
+const DONT_ASK: AtFlags = AtFlags::STATX_DONT_SYNC;
 
 /// Parses `id parent major:minor root target options… - type source options`.
 fn parse(line: &[u8]) -> Option<Mount> {
@@ -108,6 +125,20 @@ mod tests {
         }
         // An escape that is none, and one at the end.
         assert_eq!(unescape(br"a\9z\04"), Path::new(r"a\9z\04"));
+    }
+
+    #[test]
+    fn a_mount_is_known_by_its_number() {
+        let mounts = own().unwrap();
+        let there = mounts
+            .iter()
+            .rfind(|mount| mount.target == Path::new("/proc"));
+        let id = Some(seen_at(Path::new("/proc")).unwrap());
+        assert_eq!(there.map(|mount| mount.id), id);
+        let file = File::open("/proc/self/status").unwrap();
+        assert_eq!(Some(of_file(&file).unwrap()), id);
+        let missing = seen_at(Path::new("/nowhere/at/all")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

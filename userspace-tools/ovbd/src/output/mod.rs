@@ -5,6 +5,7 @@
 pub mod columns;
 pub mod paths;
 mod progress;
+pub mod shown;
 
 use std::io::{self, Write};
 

@@ -10,6 +10,8 @@ use ureq::http::Uri;
 
 use super::RegistryError;
 
+pub use crate::output::shown::address as shown;
+
 /// An absolute `http` or `https` address. Printed without user, query and fragment, in which
 /// secrets may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,19 +112,6 @@ impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&shown(&self.uri.to_string()))
     }
-}
-
-/// `text`, an address perhaps, without user, query and fragment.
-pub fn shown(text: &str) -> String {
-    let end = text.find(['?', '#']).unwrap_or(text.len());
-    let (text, cut) = (&text[..end], if end < text.len() { "?…" } else { "" });
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), text),
-    };
-    let host_end = rest.find('/').unwrap_or(rest.len());
-    let host = rest[..host_end].rsplit('@').next().unwrap_or_default();
-    format!("{scheme}{host}{}{cut}", &rest[host_end..])
 }
 
 /// `text` as a value in a query.

@@ -3,7 +3,7 @@
 //! The first process in the image: makes it the root, starts the command, and waits for all that
 //! runs there.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{symlink, PermissionsExt};
@@ -27,6 +27,9 @@ pub const FAILED: u8 = 125;
 /// The exit codes if it cannot be run, and if it is not there, as shells have them.
 const NOT_RUNNABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+
+/// No host's name is longer, bytes; a device's may be.
+const HOST_MAX: usize = 64;
 
 /// Devices that every program may expect, with their numbers.
 const DEVICES: [(&str, u32, u32); 6] = [
@@ -89,7 +92,7 @@ pub fn main() -> ExitCode {
 }
 
 fn enter(arguments: &Arguments) -> Result<Signals> {
-    let host = arguments.host.as_encoded_bytes();
+    let host = host_name(&arguments.host);
     // Its namespaces go with this process, which goes with the one that waits for it.
     let prepare = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -104,6 +107,12 @@ fn enter(arguments: &Arguments) -> Result<Signals> {
     let folder = &arguments.folder;
     std::env::set_current_dir(folder).map_err(|e| Error::io("enter", folder, e))?;
     Ok(signals)
+}
+
+/// As much of a name as the kernel takes for a host's.
+fn host_name(name: &OsStr) -> &[u8] {
+    let name = name.as_encoded_bytes();
+    &name[..name.len().min(HOST_MAX)]
 }
 
 /// Mounts what a system needs besides its files. An image that has no folder for one of them does
@@ -198,5 +207,17 @@ fn command(arguments: &Arguments, signals: &Signals, output: &Output) -> u8 {
                 NOT_RUNNABLE
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_name_is_one_that_the_kernel_takes() {
+        assert_eq!(host_name(OsStr::new("run-1")), b"run-1");
+        let long = "a".repeat(127);
+        assert_eq!(host_name(OsStr::new(&long)), &[b'a'; 64]);
     }
 }

@@ -41,6 +41,17 @@ pub enum StoreError {
     /// There is no such image.
     #[error("{0}: no such image is in the store; `ovbd images` lists those that are")]
     NoImage(String),
+    /// An image is to be removed by a name that is not recorded.
+    #[error("{reference}: the image is in the store as {names}; name what is to be removed")]
+    OtherName {
+        /// The name that was given.
+        reference: String,
+        /// Those that are recorded.
+        names: String,
+    },
+    /// A record is not the one any more that something was found out about.
+    #[error("{0}: the image was replaced by another one meanwhile; try again")]
+    Replaced(String),
     /// A layer is of a kind that cannot be used.
     #[error("{reference}: layer {digest}: {reason}")]
     Layer {
@@ -81,6 +92,8 @@ impl StoreError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             absence if absence.is_absence() => ExitCode::NotFound,
+            Self::OtherName { .. } => ExitCode::NotFound,
+            Self::Replaced(_) => ExitCode::Busy,
             _ => ExitCode::Invalid,
         }
     }

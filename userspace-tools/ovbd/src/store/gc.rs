@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{entries, remove, try_flock, Store, StoreError};
+use super::{entries, remove, try_flock, ImageRecord, Store, StoreError};
 use crate::image::digest::Digest;
 use crate::loopdev::{self, FileId};
 use crate::reference::Reference;
@@ -85,16 +85,34 @@ impl Store {
     /// Forgets an image and removes the blobs that only it has.
     ///
     /// # Errors
-    /// [`StoreError::NoImage`]
+    /// [`StoreError::NoImage`], or [`StoreError::OtherName`] if the image has another one.
     pub fn remove_image(&self, reference: &Reference) -> Result<Garbage> {
-        let unknown = || StoreError::NoImage(reference.to_string());
         // A store that is not there is not made for this.
-        self.image(reference)?.ok_or_else(unknown)?;
+        self.removable(reference)?;
         let _lock = self.exclusive()?;
-        let image = self.image(reference)?.ok_or_else(unknown)?;
+        let image = self.removable(reference)?;
         self.forget(&image.reference)?;
         let candidates = image.digests().collect();
         self.collect(&InUse::ask(), false, Some(&candidates))
+    }
+
+    /// The image that is recorded under just this reference: a digest does not say which of the tags
+    /// that lead to it is to go.
+    fn removable(&self, reference: &Reference) -> Result<ImageRecord> {
+        if let Some(image) = self.recorded(reference)? {
+            return Ok(image);
+        }
+        let same = self.same_images(reference)?;
+        let names: Vec<String> = same.iter().map(|i| i.reference.to_string()).collect();
+        let reference = reference.to_string();
+        Err(match names.is_empty() {
+            true => StoreError::NoImage(reference),
+            false => StoreError::OtherName {
+                reference,
+                names: names.join(", "),
+            },
+        }
+        .into())
     }
 
     /// Removes what nothing needs, of `candidates` if they are given. The caller holds the lock.

@@ -9,6 +9,7 @@
 //! images/HEX.json    an image by its reference; HEX is the reference's hash
 //! leases/N.json      which blobs a running pull is going to need; locked by that process
 //! lock               shared while something is looked up, exclusive while something is removed
+//! records            locked by whoever writes to `images`
 //! ```
 //!
 //! A blob gets its name when every byte of it is checked and on disk, so that what has a name can be

@@ -3,15 +3,16 @@
 //! Which images are in the store, and which blobs they are made of.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::{entries, make_folder, remove, Store, StoreError};
+use super::{entries, flock, make_folder, open_lockable, remove, Store, StoreError};
 use crate::config::{ImageConfig, LayerConfig};
-use crate::image::atomic::AtomicFile;
+use crate::image::atomic;
 use crate::image::digest::Digest;
 use crate::reference::Reference;
 use crate::verity::{InvalidRootHash, RootHash};
@@ -93,16 +94,29 @@ impl Store {
     /// [`StoreError::Incomplete`] if a layer is not in the store.
     pub fn record(&self, image: &ImageRecord) -> Result<()> {
         let _guard = self.guard()?;
+        let _lock = self.lock_records()?;
+        self.write_record(image)
+    }
+
+    /// Has records written by nobody else as long as the file lives. The caller has a guard, so that
+    /// nobody removes them, either.
+    fn lock_records(&self) -> Result<File> {
+        let path = self.root().join("records");
+        let locked = open_lockable(&path).and_then(|file| {
+            flock(&file, FlockOperation::LockExclusive)?;
+            Ok(file)
+        });
+        locked.map_err(|e| Error::io("lock", &path, e))
+    }
+
+    /// The caller has the records' lock.
+    fn write_record(&self, image: &ImageRecord) -> Result<()> {
         self.require_layers(image)?;
         let path = self.record_path(&image.reference);
         make_folder(&self.images_folder())?;
         let text = serde_json::to_vec_pretty(image)
             .map_err(|e| Error::io("write", &path, io::Error::from(e)))?;
-        let file = AtomicFile::create(path.clone(), true)?;
-        file.file()
-            .write_all(&text)
-            .map_err(|e| Error::io("write", &path, e))?;
-        file.commit()
+        atomic::write(&path, true, &text)
     }
 
     fn require_layers(&self, image: &ImageRecord) -> Result<(), StoreError> {
@@ -121,11 +135,21 @@ impl Store {
     /// The image that is recorded under a reference. One with a digest also finds an image of the
     /// same repository that was fetched by a tag.
     pub fn image(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
-        if let Some(image) = read(&self.record_path(reference))? {
-            return Ok(Some(image));
+        match self.recorded(reference)? {
+            None => Ok(self.same_images(reference)?.into_iter().next()),
+            recorded => Ok(recorded),
         }
+    }
+
+    /// The image that is recorded under just this reference.
+    pub(super) fn recorded(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
+        read(&self.record_path(reference))
+    }
+
+    /// All images that a reference with a digest means, by whatever they were fetched.
+    pub(super) fn same_images(&self, reference: &Reference) -> Result<Vec<ImageRecord>> {
         let Some(digest) = reference.digest() else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let same = |image: &ImageRecord| {
             let of = &image.reference;
@@ -133,7 +157,9 @@ impl Store {
                 && (of.registry(), of.repository())
                     == (reference.registry(), reference.repository())
         };
-        Ok(self.images()?.into_iter().find(same))
+        let mut images = self.images()?;
+        images.retain(same);
+        Ok(images)
     }
 
     /// All images, by reference.
@@ -158,17 +184,31 @@ impl Store {
     }
 
     /// Notes what vouches for the layers of an image, bottom first.
-    pub fn record_root_hashes(&self, reference: &Reference, hashes: &[RootHash]) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`StoreError::Replaced`] if the image has other layers by now.
+    pub fn record_root_hashes(
+        &self,
+        reference: &Reference,
+        hashes: &[(Digest, RootHash)],
+    ) -> Result<()> {
+        let _guard = self.guard()?;
+        // What is read here must be what is replaced.
+        let _lock = self.lock_records()?;
         let image = self.image(reference)?;
         let mut image = image.ok_or_else(|| StoreError::NoImage(reference.to_string()))?;
+        let digests = image.data_layers().map(|layer| layer.digest);
+        if !digests.eq(hashes.iter().map(|(digest, _)| *digest)) {
+            return Err(StoreError::Replaced(reference.to_string()).into());
+        }
         let layers = image
             .layers
             .iter_mut()
             .filter(|layer| !layer.is_acceleration());
-        for (layer, hash) in layers.zip(hashes) {
+        for (layer, (_, hash)) in layers.zip(hashes) {
             layer.set_root_hash(*hash);
         }
-        self.record(&image)
+        self.write_record(&image)
     }
 
     /// The files of an image's layers, bottom first, as far as they are there; as the kernel would

@@ -35,7 +35,7 @@ use serde::Serialize;
 
 use crate::config::{write_result, ImageConfig};
 use crate::dm::udev::Udev;
-use crate::dm::{node, DevNo, Dm, Info, Name};
+use crate::dm::{node, DevNo, Dm, Id, Info, Name};
 use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
@@ -154,7 +154,7 @@ pub struct MountReport {
 }
 
 /// Finds the layers of an image, sets it up with [`up`], and writes the result to the `resultFile`
-/// of its configuration, if it has one.
+/// of its configuration, if it has one. That this cannot be written is a note if the image is up.
 pub fn configured(
     input: &Input,
     sources: Sources<'_>,
@@ -163,7 +163,7 @@ pub fn configured(
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
-    let result = sources.resolve(input).and_then(|resolved| {
+    let mut result = sources.resolve(input).and_then(|resolved| {
         let plan = Plan::new(&resolved.config, settings)?;
         up(&plan, name, mount_at, watch)
     });
@@ -171,12 +171,14 @@ pub fn configured(
         Input::Config(ImageConfig {
             result_file: Some(file),
             ..
-        }) => write_result(file, &result),
+        }) => write_result(file, result.as_ref().err()),
         _ => Ok(()),
     };
-    let report = result?;
-    written?;
-    Ok(report)
+    // If both failed, the user has to know why there is no image.
+    if let (Ok(report), Err(error)) = (&mut result, written) {
+        report.notes.push(error.to_string());
+    }
+    result
 }
 
 /// Sets an image up as device `name`, and mounts it if `mount_at` says where. If that image has that
@@ -237,8 +239,15 @@ fn compose(
 
     let mut notes = plan.notes.clone();
     notes.extend(settled.note("handle the new devices"));
-    let device = node::ensure(name.as_str(), info.dev)
-        .map_err(|e| Error::io("make", node::mapper_path(name.as_str()), e))?;
+    let device = node::ensure(name.as_str(), info.dev).map_err(|e| {
+        if !already {
+            // Nobody could use it. The error that counts is the node's.
+            let udev = Udev::begin();
+            let _ = dm.remove_deferred(Id::Uuid(&info.uuid), &udev);
+            udev.settle();
+        }
+        Error::io("make", node::mapper_path(name.as_str()), e)
+    })?;
     Ok(Report {
         name: name.to_string(),
         device,
@@ -294,7 +303,12 @@ fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()
     report.notes.extend(mounted.note);
     if let Some(upper) = &at.upper {
         let source = device.display().to_string();
-        mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags)?;
+        let overlay = mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags);
+        if overlay.is_err() && !mounted.already {
+            // The error that counts is the overlay's.
+            let _ = mount::unmount_from(dev, &mounted.target);
+        }
+        overlay?;
     }
     report.mount = Some(MountReport {
         target: at.target.clone(),

@@ -29,6 +29,7 @@ use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::ExitCode;
 use crate::image::digest::Digest;
+use crate::output::shown;
 
 /// What the name of a tree ends in: it lies beside the blob, whose name comes before that.
 const SUFFIX: &str = ".verity";
@@ -58,7 +59,7 @@ impl fmt::Display for RootHash {
 
 /// A text that is no root hash.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no root hash: 64 hexadecimal digits expected")]
+#[error("`{}` is no root hash: 64 hexadecimal digits expected", shown::text(.0))]
 pub struct InvalidRootHash(String);
 
 impl FromStr for RootHash {
@@ -113,7 +114,10 @@ impl fmt::Display for Salt {
 
 /// A text that is no salt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no salt: up to 512 hexadecimal digits, two for each byte, or - for none")]
+#[error(
+    "`{}` is no salt: up to 512 hexadecimal digits, two for each byte, or - for none",
+    shown::text(.0)
+)]
 pub struct InvalidSalt(String);
 
 impl FromStr for Salt {
@@ -277,6 +281,9 @@ mod tests {
         ] {
             assert!(wrong.parse::<RootHash>().is_err(), "{wrong}");
         }
+        // It may come from a registry.
+        let foreign = "\u{1b}[2J".parse::<RootHash>().unwrap_err().to_string();
+        assert!(!foreign.contains('\u{1b}'), "{foreign}");
     }
 
     #[test]

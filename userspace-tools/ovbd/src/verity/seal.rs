@@ -162,7 +162,9 @@ pub fn seal_image(
     progress.finish();
     let sealed = sealed?;
     if let Input::Image(reference) = input {
-        let hashes: Vec<RootHash> = sealed.iter().map(|sealed| sealed.root_hash).collect();
+        let layers = resolved.config.layers.iter().zip(&sealed);
+        let hashes = layers.filter_map(|(layer, sealed)| Some((layer.digest?, sealed.root_hash)));
+        let hashes: Vec<_> = hashes.collect();
         store.record_root_hashes(reference, &hashes)?;
     }
     Ok(sealed)

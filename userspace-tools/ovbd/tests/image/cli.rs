@@ -2,7 +2,9 @@
 
 //! The commands as a user meets them: words, JSON, exit codes.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -10,7 +12,7 @@ use serde_json::Value;
 
 use super::support::{golden, unzstd, Scratch};
 
-fn ovbd(arguments: &[&str]) -> Output {
+fn ovbd(arguments: &[impl AsRef<OsStr>]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ovbd"))
         .args(arguments)
         .env_remove("COLUMNS")
@@ -267,6 +269,51 @@ fn the_picture_is_well_formed() {
         "4.00 MiB disk of 3 layers",
     ] {
         assert!(picture.contains(name), "{name}");
+    }
+}
+
+/// Who waits for an image is not left without an answer.
+#[test]
+fn a_refused_configuration_says_so_where_it_is_to_be_said() {
+    let scratch = Scratch::new();
+    let text = br#"{"resultFile": "result", "lowers": [{"file": "a"}], "upper": {"data": "b"}}"#;
+    let config = scratch.file("config.v1.json", text);
+    for command in ["up web", "run"] {
+        let words: Vec<&str> = command.split(' ').chain([str(&config)]).collect();
+        let (_, message) = failure(&words);
+        let result = fs::read_to_string(scratch.path("result")).unwrap();
+        assert_eq!(format!("ovbd: {}\n", &result["failed:".len()..]), message);
+        assert!(message.contains("--writable"), "{message}");
+        fs::remove_file(scratch.path("result")).unwrap();
+    }
+    failure(&["table", str(&config)]);
+    assert_eq!(scratch.names(), ["config.v1.json"]);
+}
+
+/// JSON knows no such names. The work is done, and the answer says so.
+#[test]
+fn a_name_need_not_be_unicode() {
+    let scratch = Scratch::new();
+    let odd = |name: &[u8]| scratch.path("").join(OsStr::from_bytes(name));
+    let [raw, layer] = [odd(b"raw\xff"), odd(b"layer\xff")];
+    let [zfile, disk] = [odd(b"zfile\xff"), odd(b"disk\xff")];
+    fs::write(&raw, [7; 4096]).unwrap();
+    let path = |words: &[&dyn AsRef<OsStr>]| {
+        let output = ovbd(words);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let file = report.get("path").unwrap_or(&report["files"][0]["path"]);
+        file.as_str().unwrap().to_owned()
+    };
+    let json = &"--json";
+    for path in [
+        path(&[json, &"build", &"--raw", &raw, &"-o", &layer]),
+        path(&[json, &"compress", &layer, &"-o", &zfile]),
+        path(&[json, &"extract", &zfile, &"-o", &disk]),
+        path(&[json, &"verify", &zfile]),
+        path(&[json, &"inspect", &"--map", &zfile]),
+    ] {
+        assert!(path.ends_with('\u{fffd}'), "{path}");
     }
 }
 

@@ -10,12 +10,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use ovbd::image::digest::Digest;
 use ovbd::registry::credentials::{Address, Login, Service, Source};
 use ovbd::registry::{Credentials, Options, TlsFiles};
 use serde_json::json;
 
 use crate::server::{Asked, Reply, Server};
-use crate::support::{noise, options, Place, Repository};
+use crate::support::{assert_store_holds, noise, options, Place, Repository};
 
 /// `me:hunter2` in base64.
 const BASIC: &str = "Basic bWU6aHVudGVyMg==";
@@ -371,6 +372,41 @@ fn no_output_has_a_secret() {
             assert!(!text.contains(secret), "{secret} is in: {text}");
         }
     }
+}
+
+/// There is only one password on standard input, for all blobs that a configuration names.
+#[test]
+fn a_password_is_for_every_blob() {
+    let layers: Vec<Vec<u8>> = (0..3).map(|n| noise(n, 1000)).collect();
+    let repository = Repository::with(&layers);
+    let server = Server::start(move |asked| match asked.header("authorization") {
+        Some(BASIC) => repository.answer(asked),
+        _ => Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"x\""),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (config, store) = (
+        folder.path().join("image.json"),
+        folder.path().join("store"),
+    );
+    let lowers = layers
+        .iter()
+        .map(|content| json!({"digest": Digest::of_bytes(content), "size": content.len()}));
+    let url = format!("http://{}/v2/app/blobs", server.host());
+    let text = json!({"repoBlobUrl": url, "lowers": lowers.collect::<Vec<_>>()});
+    fs::write(&config, text.to_string()).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ovbd"))
+        .args(["table", "--username", "me", "--password-stdin", "--store"])
+        .args([&store, &config])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"hunter2\n").unwrap();
+    // All are there, but no layers.
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_store_holds(&store, &layers);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 
 use anyhow::{ensure, Context as _, Result};
 use ovbd::dm::{Dm, Id};
+use rustix::mount::{MountFlags, UnmountFlags};
 use serde_json::Value;
 
 use super::{count, devices, loops, nothing_is_left, quiescence, take_down, Image, OVBD};
@@ -29,6 +30,8 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.repeated", repeated),
         Case::new("tool.name_is_taken", name_is_taken),
         Case::new("tool.in_use", in_use),
+        Case::new("tool.covered", covered),
+        Case::new("tool.failed_attempts", failed_attempts),
         Case::new("tool.removed_by_hand", removed_by_hand),
         Case::new("tool.concise_table", concise_table),
         Case::new("tool.refused_layer", refused_layer),
@@ -126,6 +129,14 @@ fn configuration(ctx: &mut Ctx) -> Result<()> {
     json(&["--json", "up", "web", path])?;
     ensure!(fs::read_to_string(&result)? == "success");
     read::check_once(Path::new("/dev/mapper/web"), image.content)?;
+    take_down("web")?;
+
+    // Whether somebody can be told or not, the image is up.
+    let unheard = serde_json::json!({ "lowers": lowers, "resultFile": "/nowhere/result" });
+    fs::write(path, unheard.to_string())?;
+    let report = json(&["--json", "up", "web", path])?;
+    let notes = report["notes"].to_string();
+    ensure!(notes.contains("/nowhere/result"), "{report}");
     take_down("web")?;
 
     lowers.push(serde_json::json!({ "dir": dir.join("none") }));
@@ -250,6 +261,65 @@ fn in_use(ctx: &mut Ctx) -> Result<()> {
     drop(user);
     // The kernel removes it from a work item; this waits for that.
     ensure!(run(&["down", "web"])?.status.success());
+    nothing_is_left()
+}
+
+/// What somebody else has mounted on top of an image is neither unmounted nor written to.
+fn covered(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::golden(ctx, "ext4/layer*.lz4.zfile", &dir)?;
+    let mnt = dir.join("mnt");
+    image.up_mounted("web", &mnt)?;
+    rustix::mount::mount("precious", &mnt, "tmpfs", MountFlags::empty(), None)?;
+    fs::write(mnt.join("file"), "")?;
+    let mut up = vec!["up", "web", "--writable", "--mount"];
+    up.extend([mnt.to_str().context("path")?]);
+    up.extend(image.layers.iter().filter_map(|layer| layer.to_str()));
+    for words in [&["down", "web"][..], &up] {
+        let refused = run(words)?;
+        ensure!(refused.status.code() == Some(EXIT_BUSY), "{refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(
+            said.contains("precious (tmpfs) is mounted on top"),
+            "{said}"
+        );
+        ensure!(mnt.join("file").exists(), "{words:?}");
+    }
+    let later = json(&["--json", "down", "--deferred", "web"])?;
+    ensure!(later["images"][0]["deferred"] == true, "{later}");
+    ensure!(mnt.join("file").exists());
+    rustix::mount::unmount(&mnt, UnmountFlags::empty())?;
+    image::compare_files(&ctx.golden()?, &mnt)?;
+    take_down("web")?;
+    nothing_is_left()
+}
+
+/// An attempt that fails leaves what was there before, and nothing else.
+fn failed_attempts(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::golden(ctx, "ext4/layer*.lz4.zfile", &dir)?;
+    // A folder is where the node has to be.
+    fs::create_dir("/dev/mapper/web")?;
+    let made = image.up("web");
+    fs::remove_dir("/dev/mapper/web")?;
+    ensure!(made.is_err(), "{made:?}");
+    nothing_is_left()?;
+
+    // A file is where changes have to go.
+    image.up("web")?;
+    let (mnt, file) = (dir.join("mnt"), dir.join("file"));
+    fs::create_dir(&mnt)?;
+    fs::write(&file, "")?;
+    let writable = format!("--writable={}", file.display());
+    let mut up = vec!["up", "web", &writable, "--mount"];
+    up.extend([mnt.to_str().context("path")?]);
+    up.extend(image.layers.iter().filter_map(|layer| layer.to_str()));
+    let refused = run(&up)?;
+    ensure!(!refused.status.success(), "{refused:?}");
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    ensure!(!mounts.contains("/dev/mapper/web "), "{mounts}");
+    ensure!(Dm::open()?.info(Id::Name("web"))?.is_some(), "it is gone");
+    take_down("web")?;
     nothing_is_left()
 }
 

@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.run.writable", writable),
         Case::new("tool.run.surroundings", surroundings),
         Case::new("tool.run.links", links),
+        Case::new("tool.run.result_file", result_file),
         Case::new("tool.run.several", several),
         Case::new("tool.run.signal", signal),
         Case::new("tool.run.killed", killed),
@@ -157,6 +158,22 @@ fn surroundings(ctx: &mut Ctx) -> Result<()> {
     let mounts = lines.iter().filter(|line| line.starts_with("/dev/mapper/"));
     ensure!(mounts.count() == 1, "{text}");
     ensure!(fs::read_to_string("/proc/sys/kernel/hostname")? == host);
+    // The name of a device may be longer than that of a host.
+    let long = "a".repeat(100);
+    let name = said(&["--name", &long], &layer, &["hostname"])?;
+    ensure!(name.trim() == &long[..64], "{name}");
+    nothing_is_left()
+}
+
+/// A command runs, whether somebody can be told that its image is up or not.
+fn result_file(ctx: &mut Ctx) -> Result<()> {
+    let layer = layer(ctx)?;
+    let config = layer.with_file_name("config.json");
+    let text = serde_json::json!({
+        "lowers": [{ "file": layer }], "resultFile": "/nowhere/result"
+    });
+    fs::write(&config, text.to_string())?;
+    ensure!(said(&[], &config, &["cat", "/name"])? == "the image");
     nothing_is_left()
 }
 

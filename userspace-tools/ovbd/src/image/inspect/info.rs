@@ -6,12 +6,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::output::paths;
 use crate::verity::seal::Sealed;
 
 /// A file.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileInfo {
     /// Its name.
+    #[serde(serialize_with = "paths::one")]
     pub path: PathBuf,
     /// Its length, bytes.
     pub size: u64,
@@ -181,6 +183,7 @@ pub struct ImageInfo {
 #[derive(Clone, Debug, Serialize)]
 pub struct LayerInfo {
     /// Its file.
+    #[serde(serialize_with = "paths::one")]
     pub path: PathBuf,
     /// Data within the disk.
     pub data: u64,

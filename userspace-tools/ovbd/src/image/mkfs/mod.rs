@@ -169,14 +169,21 @@ fn name_of(file: &File) -> OsString {
 
 /// `program`, looked for where administrators' tools are, too.
 fn tool(program: &str) -> Command {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    path.push(":/usr/sbin:/sbin");
     let mut command = Command::new(program);
     command
-        .env("PATH", path)
+        .env("PATH", search_path(std::env::var_os("PATH")))
         .env("LC_ALL", "C")
         .stdin(Stdio::null());
     command
+}
+
+/// `path` and the folders of administrators' tools. Without any, those of everybody's: an empty one
+/// would be the working folder.
+fn search_path(path: Option<OsString>) -> OsString {
+    let path = path.filter(|path| !path.is_empty());
+    let mut path = path.unwrap_or_else(|| "/usr/bin:/bin".into());
+    path.push(":/usr/sbin:/sbin");
+    path
 }
 
 /// Runs `command`, which Debian has in `package`.
@@ -226,5 +233,22 @@ pub fn source_date_epoch(value: Option<&OsStr>) -> Result<Option<i64>> {
             expected: "seconds since 1970 in decimal",
         }
         .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tool_is_looked_for_in_the_working_folder() {
+        let elsewhere = "/usr/bin:/bin:/usr/sbin:/sbin";
+        for path in [None, Some(OsString::new())] {
+            assert_eq!(search_path(path), elsewhere);
+        }
+        assert_eq!(
+            search_path(Some("/opt/bin".into())),
+            "/opt/bin:/usr/sbin:/sbin"
+        );
     }
 }

@@ -10,7 +10,7 @@ use super::{image, names, partial, put, store};
 use crate::error::ExitCode;
 use crate::loopdev::FileId;
 use crate::store::gc::InUse;
-use crate::store::{make_folder, Descriptor, Garbage};
+use crate::store::{make_folder, Descriptor, Garbage, ImageRecord};
 use crate::verity::beside;
 
 #[test]
@@ -167,4 +167,36 @@ fn an_image_goes_with_what_only_it_has() {
     assert_eq!(store.images().unwrap(), [other]);
     let error = store.remove_image(&app.reference).unwrap_err();
     assert_eq!(error.exit_code(), ExitCode::NotFound);
+}
+
+/// A digest names no record that was fetched by a tag, and may stand for several.
+#[test]
+fn what_is_removed_is_what_was_named() {
+    let (_folder, store) = store();
+    let layer = put(&store, b"layer");
+    let first = image("r.example/app:1", std::slice::from_ref(&layer));
+    let second = ImageRecord {
+        reference: "r.example/app:2".parse().unwrap(),
+        ..first.clone()
+    };
+    store.record(&first).unwrap();
+    store.record(&second).unwrap();
+    let pinned = first.reference.with_digest(first.manifest.digest);
+    let error = store.remove_image(&pinned).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::NotFound);
+    assert!(
+        error
+            .to_string()
+            .contains("as r.example/app:1, r.example/app:2;"),
+        "{error}"
+    );
+    assert_eq!(store.images().unwrap(), [first.clone(), second.clone()]);
+    // It goes if it is recorded itself.
+    let by_digest = ImageRecord {
+        reference: pinned.clone(),
+        ..first.clone()
+    };
+    store.record(&by_digest).unwrap();
+    store.remove_image(&pinned).unwrap();
+    assert_eq!(store.images().unwrap(), [first, second]);
 }
