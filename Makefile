@@ -7,7 +7,6 @@ MAKEFLAGS += --no-print-directory
 
 # Where everything is kept that is downloaded or built.
 OVBD_CACHE ?= /var/cache/dm-overlaybd
-override OVBD_CACHE := $(abspath $(OVBD_CACHE))
 export OVBD_CACHE
 export OVBD_MIRROR OVBD_KVER OVBD_GOLDEN OVBD_ACCEL
 
@@ -67,7 +66,7 @@ module:
 endif
 
 tools: ## the tool ovbd, ordinary and static
-	@test-vm/with-cargo true 2>/dev/null || $(QUIET_SETUP)
+	@test-vm/with-cargo true || $(QUIET_SETUP)
 	$(CARGO) build --locked --release --package ovbd
 	$(CARGO) build --locked --release $(STATIC)
 
@@ -92,9 +91,8 @@ vm-shell: ## a root shell in the guest, module and tool inside
 ##@ Testing
 .PHONY: test unit-test vm-test test-debug fuzz-smoke coverage lint
 test: ## every test there is; ends with the line "N passed, N failed"
-	@$(QUIET_SETUP) --debug
+	@$(QUIET_SETUP)
 	@test-vm/build-module CONFIG_OVBD_LIMITS=m
-	@test-vm/build-module --debug
 	@$(MAKE) static
 	@test-vm/test
 
