@@ -140,7 +140,7 @@ vm_boot() {
   fi
   rm -rf "$VM_TREE" "$VM_RUN/run.cpio"
   # A panic ends QEMU; the limits allow for an emulated processor on a busy machine.
-  cmdline="console=ttyS0 loglevel=5 panic=-1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 ${VM_APPEND:-} ${OVBD_VM_APPEND:-}"
+  cmdline="console=ttyS0 loglevel=5 panic=-1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300 workqueue.watchdog_thresh=300 sysctl.kernel.hung_task_timeout_secs=600 ${VM_APPEND:-} ${OVBD_VM_APPEND:-}"
   VM_ARGS+=(-smp "${VM_SMP:-$VM_CPUS}" -m "$VM_MEM" -nodefaults -no-user-config -display none -nic none -no-reboot)
   # Emulated, string instructions move a byte at a time (and count so), where processors move a cache
   # line: a kernel that is told that they are slow copies by words.
