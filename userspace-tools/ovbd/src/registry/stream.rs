@@ -36,7 +36,7 @@ pub(super) enum Fault {
 impl From<RegistryError> for Fault {
     fn from(error: RegistryError) -> Self {
         match error {
-            RegistryError::Cancelled => Self::Fatal(error.into()),
+            error if error.is_local() => Self::Fatal(error.into()),
             error if error.is_passing() => Self::Broken(error),
             error => Self::Useless(error),
         }
