@@ -289,6 +289,11 @@ impl Http {
         }
     }
 
+    /// An error if requests could not be logged: that of the last one nobody has seen yet.
+    pub fn check_audit(&self) -> Result<(), RegistryError> {
+        self.audit.check()
+    }
+
     /// What to tell about a request that got no answer, or could not be sent for reasons of ours.
     fn unanswered(&self, url: &Url, error: ureq::Error) -> RegistryError {
         let error = match error {

@@ -253,6 +253,20 @@ fn a_missing_blob_is_not_asked_for_again() {
 }
 
 #[test]
+fn the_last_request_has_to_be_logged_too() {
+    let layer = noise(1, 1000);
+    let server = serve(&layer, |_, reply| reply);
+    let place = Place::new();
+    place.pull(&server.host(), &options()).unwrap();
+    // This time nothing but the manifest is asked for.
+    let mut options = options();
+    options.audit = Some("/dev/full".into());
+    let error = place.pull(&server.host(), &options).unwrap_err();
+    let expected = "/dev/full: cannot log requests there";
+    assert!(error.to_string().starts_with(expected), "{error}");
+}
+
+#[test]
 fn trouble_of_the_registry_passes() {
     let layer = noise(1, 1000);
     for status in [429, 500, 502, 503, 504] {
