@@ -40,7 +40,7 @@ Examples:
 
 A registry on this host is spoken to with TLS if it does so, else without. With --json, standard
 output has a line for each event, each a JSON document with \"version\" and \"event\": resolved,
-started, progress, finished, retry, and in the end done.
+waiting, started, progress, finished, single, retry, and in the end done.
 
 Logins are looked for in the order that --authfile names; they are read again when the registry
 refuses a request. They are not sent to mirrors, unless a file has one for that host, nor along

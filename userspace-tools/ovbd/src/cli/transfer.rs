@@ -203,6 +203,12 @@ impl Watch for Show<'_> {
             Event::Resolved { layers, bytes, .. } | Event::Pushing { layers, bytes } => {
                 self.begin(*layers, *bytes);
             }
+            Event::Waiting { digest, .. } => {
+                let layer = short(digest);
+                self.remark(&format!(
+                    "layer {layer}: waiting for another process that fetches it"
+                ));
+            }
             Event::Started {
                 layer,
                 digest,

@@ -83,6 +83,11 @@ impl Audit {
         }))))
     }
 
+    /// An error if a record could not be written.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        self.0.as_ref().map_or(Ok(()), |log| log.check())
+    }
+
     /// Begins a record. What cannot be recorded is not to be done.
     pub fn begin(
         &self,

@@ -34,18 +34,19 @@ pub(super) struct Job<'a> {
     pub way: &'a Endpoint,
     /// Whether to try again there.
     pub patient: bool,
-    /// What has arrived of it.
-    pub partial: Partial,
+    /// What has arrived of it; by another way too, perhaps.
+    pub partial: Arc<Partial>,
     /// Bytes that came over the network.
     pub transferred: AtomicU64,
     /// Requests that were answered.
     pub answers: AtomicU64,
     alone: AtomicBool,
     whole: AtomicBool,
+    abandoned: AtomicBool,
 }
 
 impl<'a> Job<'a> {
-    pub fn new(index: usize, way: &'a Endpoint, patient: bool, partial: Partial) -> Self {
+    pub fn new(index: usize, way: &'a Endpoint, patient: bool, partial: Arc<Partial>) -> Self {
         Self {
             index,
             way,
@@ -55,7 +56,19 @@ impl<'a> Job<'a> {
             answers: AtomicU64::new(0),
             alone: AtomicBool::new(false),
             whole: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
         }
+    }
+
+    /// Whether this way was given up: whoever is still at it is to leave.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Gives this way up.
+    pub fn abandon(&self) {
+        self.go_alone();
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// Whether one connection has to do.

@@ -5,9 +5,11 @@
 //! No text in here comes from a place that may hold a secret: addresses have lost their query and
 //! user, and of what a registry answers only its status is kept.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::error::ExitCode;
+use crate::error::{io_exit_code, ExitCode};
 
 /// An image could not be pulled or pushed.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +117,15 @@ pub enum RegistryError {
         problem: String,
     },
 
+    /// What is to be sent cannot be read.
+    #[error("{path}: cannot be read: {source}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
     /// A file with certificates cannot be used.
     #[error("{path}: {problem}")]
     Certificate {
@@ -136,6 +147,7 @@ impl RegistryError {
             Self::Option(_) => ExitCode::Usage,
             Self::Denied { .. } | Self::Insecure { .. } => ExitCode::Permission,
             Self::NotFound { .. } => ExitCode::NotFound,
+            Self::Unreadable { source, .. } => io_exit_code(source),
             Self::Protocol { .. }
             | Self::Manifest { .. }
             | Self::NotOverlaybd { .. }
@@ -154,9 +166,17 @@ impl RegistryError {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Connection { passing, .. } => *passing,
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Status { status, .. } => passes(*status),
             _ => false,
         }
+    }
+
+    /// Whether it is none of the registry's doing, so that asking otherwise is of no use.
+    pub fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled | Self::Audit { .. } | Self::Unreadable { .. }
+        )
     }
 
     /// How long the registry asks to be left alone.
@@ -166,6 +186,11 @@ impl RegistryError {
             _ => None,
         }
     }
+}
+
+/// Whether a status is of trouble that may be over in a moment.
+pub(super) fn passes(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// A remark about a status that people meet.

@@ -39,6 +39,13 @@ pub enum Event<'a> {
         /// Their size together, bytes.
         bytes: u64,
     },
+    /// Another process is fetching a blob, and this one waits for it.
+    Waiting {
+        /// The blob's number, from 0 on.
+        layer: usize,
+        /// Its digest.
+        digest: Digest,
+    },
     /// A blob is being worked on.
     Started {
         /// Its number, from 0 on.

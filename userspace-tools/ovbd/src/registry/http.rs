@@ -14,6 +14,7 @@ use ureq::http::{self, header, HeaderMap, HeaderValue, Method};
 use ureq::{Agent, AsSendBody, BodyReader, Proxy, SendBody};
 
 use super::audit::{Audit, Record};
+use super::error::passes;
 use super::tls::{self, TlsFiles, Trust};
 use super::url::Url;
 use super::RegistryError;
@@ -28,6 +29,16 @@ const WHOLE: u32 = 4;
 const THINKING: u32 = 20;
 /// How much is read from the network at a time, bytes.
 const INPUT_BUFFER: usize = 256 << 10;
+/// What glibc and musl say of a name that no host has; of an error with names the standard library
+/// keeps only the text. What they say of name servers that do not answer is something else.
+const NO_HOST: [&str; 4] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Name does not resolve",
+    "Name has no usable address",
+];
+/// What the HTTP library says before the status with which a proxy refuses a connection.
+const PROXY_REFUSED: &str = "proxy server responded ";
 /// Who we say that we are.
 const USER_AGENT: &str = concat!("ovbd/", env!("CARGO_PKG_VERSION"));
 
@@ -53,6 +64,7 @@ pub struct HttpOptions {
 pub(super) struct Http {
     /// By way of the proxy that the environment names.
     proxied: Agent,
+    proxy: Option<Proxy>,
     /// For addresses on this host.
     direct: Agent,
     audit: Audit,
@@ -87,7 +99,8 @@ pub(super) trait Stream: Sync {
     /// Its length, bytes.
     fn size(&self) -> u64;
 
-    /// Its bytes, from the first on.
+    /// Its bytes, from the first on. An error of this or of reading them that has a
+    /// [`RegistryError`] in it is told as that.
     fn open(&self) -> io::Result<Box<dyn Read + '_>>;
 }
 
@@ -168,8 +181,10 @@ impl Http {
                 .into()
         };
         check_header(options.user_agent.as_deref())?;
+        let proxy = Proxy::try_from_env();
         Ok(Self {
-            proxied: agent(Proxy::try_from_env()),
+            proxied: agent(proxy.clone()),
+            proxy,
             direct: agent(None),
             audit: Audit::open(options.audit.as_deref())?,
             plain_http: options.plain_http,
@@ -228,7 +243,7 @@ impl Http {
                 Err(e) => Err(ureq::Error::Io(e)),
             },
         };
-        let answer = answer.map_err(|e| self.failure(url, &e));
+        let answer = answer.map_err(|e| self.unanswered(url, e));
         if let (Some(record), Err(error)) = (&mut record, &answer) {
             record.failed(error);
         }
@@ -274,6 +289,30 @@ impl Http {
         }
     }
 
+    /// An error if requests could not be logged: that of the last one nobody has seen yet.
+    pub fn check_audit(&self) -> Result<(), RegistryError> {
+        self.audit.check()
+    }
+
+    /// What to tell about a request that got no answer, or could not be sent for reasons of ours.
+    fn unanswered(&self, url: &Url, error: ureq::Error) -> RegistryError {
+        let error = match error {
+            ureq::Error::Io(e) => match e.downcast() {
+                Ok(ours) => return ours,
+                Err(e) => ureq::Error::Io(e),
+            },
+            other => other,
+        };
+        self.failure(url, &error)
+    }
+
+    /// The proxy by way of which `url` is asked for: its host and port.
+    fn proxy_to(&self, url: &Url) -> Option<String> {
+        let proxy = self.proxy.as_ref().filter(|_| !url.is_loopback())?;
+        let used = !proxy.is_no_proxy(url.uri());
+        used.then(|| format!("{}:{}", proxy.host(), proxy.port()))
+    }
+
     /// What to tell about a request that got no answer.
     pub fn failure(&self, url: &Url, error: &ureq::Error) -> RegistryError {
         let (reason, passing) = match (tls_error(error), error) {
@@ -291,18 +330,51 @@ impl Http {
                 true,
             ),
             (None, ureq::Error::Timeout(_)) => (silence(self.stall), true),
-            (None, ureq::Error::Io(e)) => (e.to_string(), true),
             (None, ureq::Error::HostNotFound) => ("there is no such host".to_owned(), false),
+            (None, ureq::Error::Io(e)) if is_no_host(e) => {
+                ("there is no such host".to_owned(), false)
+            }
+            (None, ureq::Error::Io(e)) => (e.to_string(), true),
+            (None, ureq::Error::ConnectProxyFailed(e)) => refused_by_proxy(e),
             (None, ureq::Error::ConnectionFailed) => ("cannot be reached".to_owned(), true),
             // The others quote no address with a secret in it.
             (None, ureq::Error::Protocol(e)) => (format!("does not speak HTTP: {e}"), true),
             (None, _) => ("the request cannot be made".to_owned(), false),
+        };
+        let reason = match self.proxy_to(url) {
+            Some(proxy) => format!("{reason} (by way of the proxy {proxy})"),
+            None => reason,
         };
         RegistryError::Connection {
             url: url.to_string(),
             reason,
             passing,
         }
+    }
+}
+
+fn is_no_host(error: &io::Error) -> bool {
+    let text = error.to_string();
+    NO_HOST.iter().any(|end| text.ends_with(end))
+}
+
+/// What to tell about a proxy that makes no connection, of which the HTTP library says `text`; and
+/// whether it may in a moment.
+fn refused_by_proxy(text: &str) -> (String, bool) {
+    let status = text.strip_prefix(PROXY_REFUSED);
+    let status = status.and_then(|rest| rest.split('/').next()?.parse().ok());
+    match status {
+        Some(407) => (
+            "the proxy answered 407 and wants a login: http://USER:PASSWORD@HOST in the variable \
+             that names it"
+                .to_owned(),
+            false,
+        ),
+        Some(status) => (
+            format!("the proxy makes no connection; it answered {status}"),
+            passes(status),
+        ),
+        None => ("the proxy does not answer as one".to_owned(), true),
     }
 }
 
@@ -442,6 +514,52 @@ fn parse_retry_after(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn http() -> Http {
+        Http::new(&HttpOptions {
+            plain_http: false,
+            tls: TlsFiles::default(),
+            user_agent: None,
+            audit: None,
+            stall: Duration::from_secs(1),
+            connections: 1,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_name_that_no_host_has_is_final_and_silent_name_servers_are_not() {
+        let url = Url::parse("https://h.example/v2/").unwrap();
+        for (said, is_passing) in [
+            ("Name or service not known", false),
+            ("No address associated with hostname", false),
+            ("Temporary failure in name resolution", true),
+            ("Connection refused (os error 111)", true),
+        ] {
+            let text = format!("failed to lookup address information: {said}");
+            let error = http().failure(&url, &ureq::Error::Io(io::Error::other(text)));
+            assert_eq!(error.is_passing(), is_passing, "{error}");
+            let told = error.to_string().contains("there is no such host");
+            assert_eq!(told, !is_passing, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_says_decides_whether_to_try_again() {
+        let refused = |status: &str| refused_by_proxy(&format!("{PROXY_REFUSED}{status}"));
+        assert!(!refused("407/407").1 && refused("407/407").0.contains("wants a login"));
+        assert!(!refused("403/403").1 && refused("403/403").0.contains("403"));
+        assert!(refused("503/503").1 && refused("503/503").0.contains("503"));
+        assert!(refused_by_proxy("proxy server did not respond").1);
+    }
+
+    #[test]
+    fn errors_of_ours_are_told_as_they_are() {
+        let url = Url::parse("https://h.example/v2/").unwrap();
+        let ours = io::Error::other(RegistryError::Cancelled);
+        let error = http().unanswered(&url, ureq::Error::Io(ours));
+        assert!(matches!(error, RegistryError::Cancelled), "{error}");
+    }
 
     #[test]
     fn registries_ask_to_be_left_alone_in_two_ways() {

@@ -201,6 +201,11 @@ fn check_layer(layer: &Descriptor) -> Result<(), String> {
             ));
         }
     }
+    if layer.root_hash().is_err() {
+        return Err(
+            "its annotation verity-root-hash is no root hash, 64 hexadecimal digits".to_owned(),
+        );
+    }
     match layer.size {
         0 => Err("it is empty".to_owned()),
         _ => Ok(()),
@@ -280,6 +285,11 @@ mod tests {
             let lies = entry(&[("blob-digest", &digest), ("blob-size", size)]);
             assert!(refusal(&[lies]).contains("its annotation blob-size is not"));
         }
+        // What it says instead is not for the terminal.
+        let escape = "\u{1b}]0;x\u{7}";
+        let lies = entry(&[("blob-digest", &digest), ("verity-root-hash", escape)]);
+        let said = refusal(&[lies]);
+        assert!(said.contains("verity-root-hash is no root hash") && !said.contains('\u{1b}'));
         let turbo = entry(&[("turbo-oci/target-digest", &other)]);
         assert!(refusal(&[turbo]).contains("turboOCI"));
         assert!(refusal(&vec![native(); 256]).contains("256 layers"));

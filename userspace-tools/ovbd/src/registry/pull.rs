@@ -55,6 +55,7 @@ pub fn pull(
     });
     let lease = store.lease(blobs.iter().map(|blob| blob.digest))?;
     let transferred = Transfer::fetch_all(&session, store, &blobs)?;
+    session.http.check_audit()?;
     store.record(&image)?;
     drop(lease);
     Ok(Pulled {
@@ -93,7 +94,7 @@ pub fn pull_blob(
         annotations: Default::default(),
     };
     Transfer::fetch_all(&session, store, &[&descriptor])?;
-    Ok(())
+    Ok(session.http.check_audit()?)
 }
 
 /// What stands in front of `/v2/` in the address of a blob, and its repository as a reference.

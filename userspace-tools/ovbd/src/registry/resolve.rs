@@ -19,6 +19,8 @@ const MAX_DEPTH: usize = 3;
 const MAX_CANDIDATES: usize = 8;
 /// So many pages of referrers are asked for.
 const MAX_PAGES: usize = 4;
+/// So many manifests, indexes and pages are asked for in all, whatever leads to more of them.
+const MAX_DOCUMENTS: usize = 64;
 
 /// An OverlayBD image in a registry.
 #[derive(Clone, Debug)]
@@ -43,13 +45,14 @@ enum Found {
 impl Session<'_> {
     /// The OverlayBD image that the reference means.
     pub fn resolve(&self) -> Result<Resolved, RegistryError> {
-        let (subjects, ordinary) = match self.look(&target(self.reference), 0)? {
+        let mut left = MAX_DOCUMENTS;
+        let (subjects, ordinary) = match self.look(&target(self.reference), 0, &mut left)? {
             Found::Overlaybd(image) => return Ok(image),
             Found::Ordinary(subjects) => (subjects, true),
             Found::Nothing(subjects) => (subjects, false),
         };
         for subject in &subjects {
-            if let Some(image) = self.referrer(subject)? {
+            if let Some(image) = self.referrer(subject, &mut left)? {
                 return Ok(image);
             }
         }
@@ -63,7 +66,20 @@ impl Session<'_> {
         }
     }
 
-    fn look(&self, target: &str, depth: usize) -> Result<Found, RegistryError> {
+    /// Counts something that is asked for; an error if that is enough.
+    fn spend(&self, left: &mut usize) -> Result<(), RegistryError> {
+        *left = left.checked_sub(1).ok_or_else(|| RegistryError::Manifest {
+            what: self.reference.to_string(),
+            problem: format!(
+                "leads to more than {MAX_DOCUMENTS} manifests and lists of them; name the image by \
+                 its digest"
+            ),
+        })?;
+        Ok(())
+    }
+
+    fn look(&self, target: &str, depth: usize, left: &mut usize) -> Result<Found, RegistryError> {
+        self.spend(left)?;
         let fetched = self.manifest(target)?;
         let what = self.named(&fetched.digest.to_string());
         match Document::parse(&fetched.text, &what)? {
@@ -71,7 +87,7 @@ impl Session<'_> {
                 Some(layers) => Found::Overlaybd(fetched.image(layers)),
                 None => Found::Ordinary(vec![fetched.digest]),
             }),
-            Document::Index(entries) => self.choose(&fetched, &entries, depth),
+            Document::Index(entries) => self.choose(&fetched, &entries, depth, left),
         }
     }
 
@@ -81,6 +97,7 @@ impl Session<'_> {
         index: &Fetched,
         entries: &[Entry],
         depth: usize,
+        left: &mut usize,
     ) -> Result<Found, RegistryError> {
         if depth == MAX_DEPTH {
             return Err(RegistryError::Manifest {
@@ -92,7 +109,7 @@ impl Session<'_> {
         candidates.truncate(MAX_CANDIDATES);
         let (mut subjects, mut ordinary) = (Vec::new(), false);
         for candidate in candidates {
-            match self.look(&candidate.digest.to_string(), depth + 1)? {
+            match self.look(&candidate.digest.to_string(), depth + 1, left)? {
                 Found::Overlaybd(image) => return Ok(Found::Overlaybd(image)),
                 Found::Ordinary(more) => {
                     ordinary = true;
@@ -110,11 +127,15 @@ impl Session<'_> {
     }
 
     /// An OverlayBD image that refers to `subject`.
-    fn referrer(&self, subject: &Digest) -> Result<Option<Resolved>, RegistryError> {
-        let entries = self.referrers(subject)?;
+    fn referrer(
+        &self,
+        subject: &Digest,
+        left: &mut usize,
+    ) -> Result<Option<Resolved>, RegistryError> {
+        let entries = self.referrers(subject, left)?;
         let ours = |e: &&Entry| e.artifact_type.as_deref() == Some(media::OVERLAYBD_ARTIFACT);
         for entry in entries.iter().filter(ours).take(MAX_CANDIDATES) {
-            let found = self.look(&entry.digest.to_string(), 1)?;
+            let found = self.look(&entry.digest.to_string(), 1, left)?;
             if let Found::Overlaybd(image) = found {
                 let subject = Some(*subject);
                 return Ok(Some(Resolved { subject, ..image }));
@@ -124,12 +145,13 @@ impl Session<'_> {
     }
 
     /// What refers to `subject`: from the API for it, or from the tag that stands in for it.
-    fn referrers(&self, subject: &Digest) -> Result<Vec<Entry>, RegistryError> {
+    fn referrers(&self, subject: &Digest, left: &mut usize) -> Result<Vec<Entry>, RegistryError> {
         let url = self.url(self.origin(), &format!("referrers/{subject}"))?;
         let mut next = url.with_query("artifactType", media::OVERLAYBD_ARTIFACT);
         let mut entries = Vec::new();
         for page in 0..MAX_PAGES {
             let Some(url) = next.take() else { break };
+            self.spend(left)?;
             let request = Request::new(Method::GET, url).header("accept", media::INDEX);
             // Registries without this API answer what they like.
             let answer = self.ask(&request, &[200, 400, 404, 405, 406, 501])?;
@@ -137,6 +159,7 @@ impl Session<'_> {
                 .header("content-type")
                 .is_some_and(|t| t.starts_with(media::INDEX));
             if page == 0 && (answer.status != 200 || !index) {
+                self.spend(left)?;
                 return self.tagged_referrers(subject);
             }
             let link = answer.header("link").and_then(next_page);

@@ -306,13 +306,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells of a failure, and waits.
+    /// Tells of a failure, and waits; unless everything is to stop: then nothing is tried again.
     pub fn pause(
         &self,
         layer: Option<usize>,
         error: &RegistryError,
         pause: Duration,
     ) -> Result<(), RegistryError> {
+        self.stop.check()?;
         let error = &error.to_string();
         self.watch.event(&Event::Retry {
             layer,
@@ -344,7 +345,7 @@ impl<'a> Session<'a> {
                 false => self.manifest_from(endpoint, target),
             };
             match fetched {
-                Err(error) if at != last => {
+                Err(error) if at != last && !error.is_local() => {
                     self.pause(None, &error, Duration::ZERO)?;
                 }
                 other => return other,

@@ -36,7 +36,7 @@ pub(super) enum Fault {
 impl From<RegistryError> for Fault {
     fn from(error: RegistryError) -> Self {
         match error {
-            RegistryError::Cancelled => Self::Fatal(error.into()),
+            error if error.is_local() => Self::Fatal(error.into()),
             error if error.is_passing() => Self::Broken(error),
             error => Self::Useless(error),
         }
@@ -110,6 +110,7 @@ impl Transfer<'_> {
         }
         let mut answer = self.session.send(job.way, &request)?;
         let body = body(&answer, &asked)?;
+        job.partial.reserve().map_err(Fault::Fatal)?;
         job.answers.fetch_add(1, Ordering::Relaxed);
         if answer.status == 200 && asked.ranged {
             if job.ask_for_the_whole() {
@@ -141,6 +142,9 @@ impl Transfer<'_> {
         let mut at = claim.missing().start;
         loop {
             self.session.stop.check()?;
+            if job.is_abandoned() {
+                return Ok(());
+            }
             let read = match answer.read(&mut buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {

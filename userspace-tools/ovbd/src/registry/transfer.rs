@@ -17,7 +17,7 @@ use super::pace::Limiter;
 use super::session::{Endpoint, Session};
 use super::stream::{Fault, Role};
 use super::{parallel, RegistryError};
-use crate::store::{parts, Descriptor, Ingest, Partial, Store, StoreError};
+use crate::store::{parts, Descriptor, Ingest, Partial, Store, StoreError, LOOK_AGAIN};
 use crate::{Error, Result};
 
 /// A stream that brought so much was worth it: failures before it are forgotten.
@@ -58,9 +58,10 @@ impl<'a> Transfer<'a> {
     fn fetch(&self, index: usize, blob: &Descriptor) -> Result<u64> {
         let ways = self.session.endpoints();
         let transferred = AtomicU64::new(0);
+        let mut begun = None;
         for (at, way) in ways.iter().enumerate() {
             let last = at + 1 == ways.len();
-            match self.fetch_by(way, index, blob, last, &transferred) {
+            match self.fetch_by(way, index, blob, last, &mut begun, &transferred) {
                 Ok(()) => {
                     let transferred = transferred.into_inner();
                     self.session.watch.event(&Event::Finished {
@@ -84,32 +85,46 @@ impl<'a> Transfer<'a> {
         Err(RegistryError::Cancelled.into())
     }
 
-    /// By one way, as often as it makes sense; by those before the last only once.
+    /// By one way, as often as it makes sense; by those before the last only once. What a way that
+    /// fails has brought is left in `begun` for the next one: helpers may still be leaving it, and
+    /// keep its place in the store locked.
     fn fetch_by(
         &self,
         way: &'a Endpoint,
         index: usize,
         blob: &Descriptor,
         last: bool,
+        begun: &mut Option<Arc<Partial>>,
         transferred: &AtomicU64,
     ) -> Result<(), Fault> {
         let mut again = false;
-        while let Some(partial) = self.begin(index, blob)? {
-            // What was there already, or how it was put together, may be what is wrong.
-            let resumed = !partial.is_empty();
+        loop {
+            let partial = match begun.take() {
+                Some(partial) => partial,
+                None => match self.begin(index, blob)? {
+                    Some(partial) => Arc::new(partial),
+                    None => return Ok(()),
+                },
+            };
             let job = Arc::new(Job::new(index, way, last, partial));
             if again {
                 job.go_alone();
             }
             let led = self.lead(&job);
-            transferred.fetch_add(job.transferred.load(Ordering::Relaxed), Ordering::Relaxed);
-            led?;
+            let brought = job.transferred.load(Ordering::Relaxed);
+            transferred.fetch_add(brought, Ordering::Relaxed);
+            if let Err(fault) = led {
+                job.abandon();
+                *begun = Some(job.partial.clone());
+                return Err(fault);
+            }
             let error = match job.partial.finish() {
                 Ok(_) => return Ok(()),
                 Err(error @ Error::Store(StoreError::Digest { .. })) => error,
                 Err(error) => return Err(Fault::Fatal(error)),
             };
-            let composed = resumed || job.answers.load(Ordering::Relaxed) > 1;
+            // What was there already, or how it was put together, may be what is wrong.
+            let composed = brought < blob.size || job.answers.load(Ordering::Relaxed) > 1;
             if (again || !composed) && last {
                 return Err(Fault::Fatal(error));
             }
@@ -126,12 +141,20 @@ impl<'a> Transfer<'a> {
                 .pause(Some(index), &error, Default::default())?;
             again = true;
         }
-        Ok(())
     }
 
     /// Locks the blob's place in the store; nothing if it is there.
     fn begin(&self, index: usize, blob: &Descriptor) -> Result<Option<Partial>, Fault> {
-        let begun = self.store.begin(&blob.digest, blob.size);
+        let mut told = false;
+        let begun = self.store.begin_or(&blob.digest, blob.size, || {
+            if !std::mem::replace(&mut told, true) {
+                self.session.watch.event(&Event::Waiting {
+                    layer: index,
+                    digest: blob.digest,
+                });
+            }
+            Ok(self.session.stop.wait(LOOK_AGAIN)?)
+        });
         let partial = match begun.map_err(Fault::Fatal)? {
             Ingest::There(_) => None,
             Ingest::Partial(partial) => Some(*partial),

@@ -12,12 +12,14 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::FallocateFlags;
 use sha2::{Digest as _, Sha256};
 
 use super::parts::Division;
-use super::{flock, make_folder, open_lockable, remove, Store, StoreError};
+use super::{make_folder, open_lockable, remove, try_flock, Store, StoreError};
 use crate::image::digest::Digest;
 use crate::{Error, Result};
 
@@ -26,6 +28,8 @@ const CHUNK: usize = 256 << 10;
 /// How much is hashed from the file each time that something was added, bytes: more than is added at
 /// a time, so that the hash catches up, and not so much that a connection seems to be idle.
 const CATCH_UP: u64 = 1 << 20;
+/// Between two looks whether another process is still at a blob.
+pub const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What [`Store::begin`] finds.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ pub enum Ingest {
 }
 
 /// A blob that is arriving, locked: no other process writes to it. Dropping it keeps what has
-/// arrived for the next run.
+/// arrived for the next run, and nothing else.
 #[derive(Debug)]
 pub struct Partial {
     file: File,
@@ -49,6 +53,8 @@ pub struct Partial {
     /// A part is free, or complete.
     released: Condvar,
     head: Mutex<Head>,
+    /// Whether there is room for all of it.
+    reserved: Mutex<bool>,
 }
 
 #[derive(Debug)]
@@ -90,6 +96,20 @@ impl Store {
     /// # Errors
     /// [`StoreError::Size`] if the blob is there and has another size.
     pub fn begin(&self, digest: &Digest, size: u64) -> Result<Ingest> {
+        self.begin_or(digest, size, || {
+            thread::sleep(LOOK_AGAIN);
+            Ok(())
+        })
+    }
+
+    /// The same, but `wait` is called again and again as long as another process is at it; an error
+    /// ends that.
+    pub fn begin_or(
+        &self,
+        digest: &Digest,
+        size: u64,
+        mut wait: impl FnMut() -> Result<()>,
+    ) -> Result<Ingest> {
         let (folder, target) = (self.ingest_folder(), self.blob_path(digest));
         make_folder(&folder)?;
         make_folder(&self.blobs_folder())?;
@@ -98,13 +118,18 @@ impl Store {
             if let Some(there) = self.there(digest, size)? {
                 return Ok(Ingest::There(there));
             }
-            let file = lock_current(&path).map_err(|e| Error::io("lock", &path, e))?;
+            let failed = |e| Error::io("lock", &path, e);
+            let file = open_lockable(&path).map_err(failed)?;
+            if !try_flock(&file).map_err(failed)? {
+                wait()?;
+                continue;
+            }
             // The process that was waited for may have finished it.
             if let Some(there) = self.there(digest, size)? {
                 remove(&path)?;
                 return Ok(Ingest::There(there));
             }
-            if let Some(file) = file {
+            if is_current(&file, &path).map_err(failed)? {
                 let partial = Partial::resume(file, path, target, *digest, size)?;
                 return Ok(Ingest::Partial(Box::new(partial)));
             }
@@ -123,14 +148,11 @@ impl Store {
     }
 }
 
-/// Opens and locks the file at `path`; `None` if it is another file by then.
-fn lock_current(path: &Path) -> io::Result<Option<File>> {
-    let file = open_lockable(path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
+/// Whether `file` is still the one at `path`.
+fn is_current(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     let current = fs::symlink_metadata(path);
-    let same = current.is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino()));
-    Ok(same.then_some(file))
+    Ok(current.is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())))
 }
 
 fn check_size(digest: Digest, found: u64, expected: u64) -> Result<(), StoreError> {
@@ -181,30 +203,51 @@ impl Partial {
             }),
             released: Condvar::new(),
             head: Mutex::default(),
+            reserved: Mutex::new(false),
         };
-        partial.reserve()?;
         let written = division.write(&partial.file, &present);
         written.map_err(|e| Error::io("write to", &partial.path, e))?;
         partial.catch_up(&mut lock(&partial.head), u64::MAX)?;
         Ok(partial)
     }
 
-    /// Takes the room for all of it: a disk that is too small is told before anything is fetched,
-    /// and the blob lies in few pieces.
-    fn reserve(&self) -> Result<()> {
-        if self.size() == self.len() {
+    /// Takes the room for all of it, unless that was done: a disk that is too small is told before
+    /// any of it is fetched, and the blob lies in few pieces. Not before somebody is about to send
+    /// it, as its size is only what a manifest says.
+    pub fn reserve(&self) -> Result<()> {
+        let mut reserved = lock(&self.reserved);
+        if *reserved || self.size() == self.len() {
             return Ok(());
         }
-        let keep = FallocateFlags::KEEP_SIZE;
-        let reserved =
-            rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, keep, 0, self.size()));
-        match reserved.map_err(io::Error::from) {
+        match self.allocate(FallocateFlags::KEEP_SIZE, 0..self.size()) {
             Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                Err(Error::io("reserve room for", &self.path, e))
+                // Some file systems keep what they could get.
+                self.release();
+                return Err(Error::io("reserve room for", &self.path, e));
             }
             // Not every file system can.
-            _ => Ok(()),
+            _ => *reserved = true,
         }
+        Ok(())
+    }
+
+    /// Gives back the room for what is missing. Nobody may be writing.
+    fn release(&self) {
+        let state = lock(&self.state);
+        for (index, part) in state.parts.iter().enumerate() {
+            let missing = self.missing(index, part);
+            if !missing.is_empty() {
+                let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                // Where that is not possible, nothing was reserved.
+                let _ = self.allocate(punch, missing);
+            }
+        }
+    }
+
+    fn allocate(&self, how: FallocateFlags, bytes: Range<u64>) -> io::Result<()> {
+        let (offset, length) = (bytes.start, bytes.end - bytes.start);
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(&self.file, how, offset, length))?;
+        Ok(())
     }
 
     /// How many bytes have arrived.
@@ -355,6 +398,16 @@ impl Partial {
             .and_then(|folder| folder.sync_all())
             .map_err(|e| Error::io("sync", folder, e))?;
         Ok(self.target.clone())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        match self.is_empty() && self.size() > 0 {
+            // It still has the lock. What cannot be removed now is left to `gc`.
+            true => drop(remove(&self.path)),
+            false => self.release(),
+        }
     }
 }
 

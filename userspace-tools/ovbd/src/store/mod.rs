@@ -44,7 +44,7 @@ use crate::{Error, Result};
 
 pub use error::StoreError;
 pub use gc::{Garbage, Removed};
-pub use ingest::{parts, Claim, Ingest, Partial};
+pub use ingest::{parts, Claim, Ingest, Partial, LOOK_AGAIN};
 pub use lease::Lease;
 pub use record::{Descriptor, ImageRecord};
 pub use usage::{ImageUsage, Usage};

@@ -90,6 +90,49 @@ fn an_interrupted_blob_is_resumed() {
     assert_eq!(fs::read(second.finish().unwrap()).unwrap(), b"content");
 }
 
+/// What a blob is said to need is not kept by what has not arrived of it.
+#[test]
+fn room_goes_back_with_a_blob_that_is_given_up() {
+    let (_folder, store) = store();
+    let content = large(1, 1000);
+    let path = store.ingest_folder().join(Digest::of_bytes(&content).hex());
+    let taken = || fs::metadata(&path).unwrap().blocks() * 512;
+    let first = partial(&store, &content);
+    assert!(taken() < 1 << 20);
+    first.reserve().unwrap();
+    first.append(&content[..5000]).unwrap();
+    drop(first);
+    assert!(taken() < 1 << 20);
+    let second = partial(&store, &content);
+    assert_eq!(second.len(), 5000);
+    second.reserve().unwrap();
+    second.append(&content[5000..]).unwrap();
+    assert!(fs::read(second.finish().unwrap()).unwrap() == content);
+    // Of another one nothing arrives.
+    let none = partial(&store, b"content");
+    none.reserve().unwrap();
+    assert_eq!(names(&store.ingest_folder()).len(), 1);
+    drop(none);
+    assert_eq!(names(&store.ingest_folder()), [""; 0]);
+}
+
+/// Whoever waits for a blob that another process has can say so, and leave.
+#[test]
+fn waiting_for_a_blob_is_told_and_ends() {
+    let (_folder, store) = store();
+    let digest = Digest::of_bytes(b"content");
+    let mut held = Some(partial(&store, b"content"));
+    let full = || Error::io("wait for", "x", io::Error::other("enough"));
+    let error = store.begin_or(&digest, 7, || Err(full())).unwrap_err();
+    assert!(error.to_string().contains("enough"), "{error}");
+    let ingest = store.begin_or(&digest, 7, || {
+        drop(held.take().unwrap());
+        Ok(())
+    });
+    assert!(matches!(ingest.unwrap(), Ingest::Partial(_)));
+    assert!(held.is_none());
+}
+
 #[test]
 fn too_few_bytes_stay_and_too_many_are_refused() {
     let (_folder, store) = store();

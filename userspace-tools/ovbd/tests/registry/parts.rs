@@ -3,7 +3,11 @@
 //! Layers that are large enough for several connections.
 
 use std::slice;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Arc, Barrier, Mutex};
+use std::time::Duration;
+
+use ovbd::image::digest::Digest;
 
 use crate::server::{Asked, Reply, Server, Then};
 use crate::support::{noise, options, Place, Repository};
@@ -182,6 +186,58 @@ fn a_connection_that_is_refused_is_done_without() {
     let place = Place::new();
     place.pull(&server.host(), &options()).unwrap();
     place.assert_holds(slice::from_ref(&layer()));
+}
+
+/// A mirror refuses the connection that leads while another one helps there, and that one gets its
+/// answer only when the registry itself is asked: it must not keep the layer to itself.
+#[test]
+fn helpers_leave_a_mirror_that_was_given_up() {
+    let small = noise(2, 1000);
+    let repository = Repository::with(&[layer().to_vec(), small.clone()]);
+    let digest = Digest::of_bytes(&layer()).to_string();
+    let is_large = move |asked: &Asked| asked.path.ends_with(&digest);
+    let (tell, told) = mpsc::channel();
+    let (tell, told) = (Mutex::new(tell), Mutex::new(told));
+    let origin = Server::start({
+        let (repository, is_large) = (repository.clone(), is_large.clone());
+        move |asked| {
+            if is_large(asked) {
+                let _ = tell.lock().unwrap().send(());
+            }
+            repository.answer(asked)
+        }
+    });
+    // The small layer is there, and its connection free to help, when the large one is asked for.
+    let (begun, helped) = (Barrier::new(2), Barrier::new(2));
+    let asked_for = AtomicUsize::new(0);
+    let mirror = Server::start({
+        let is_large = is_large.clone();
+        move |asked| {
+            let turn = is_large(asked).then(|| asked_for.fetch_add(1, Ordering::SeqCst));
+            match turn {
+                None if asked.is_blob() => drop(begun.wait()),
+                Some(0) => {
+                    begun.wait();
+                    helped.wait();
+                    return Reply::new(404, "");
+                }
+                Some(1) => {
+                    helped.wait();
+                    // Somebody who waits in vain goes on, and is seen to ask for more.
+                    let _ = told.lock().unwrap().recv_timeout(Duration::from_secs(30));
+                }
+                _ => {}
+            }
+            repository.answer(asked)
+        }
+    });
+    let mut options = options();
+    options.connections = 2;
+    options.mirrors = vec![mirror.host()];
+    let place = Place::new();
+    place.pull(&origin.host(), &options).unwrap();
+    place.assert_holds(&[layer().to_vec(), small]);
+    assert_eq!(mirror.count(is_large), 2);
 }
 
 /// What one process has of each part, the next one does not fetch.

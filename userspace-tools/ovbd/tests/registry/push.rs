@@ -2,21 +2,23 @@
 
 //! Registries that take an image in their own ways.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 
 use ovbd::image::digest::Digest;
 use ovbd::output::Progress;
 use ovbd::reference::Reference;
 use ovbd::registry::credentials::Login;
-use ovbd::registry::{self, Options, PushPlan, Pushed};
+use ovbd::registry::{self, Options, PushPlan, Pushed, Watch};
 use ovbd::resolve::Input;
 use ovbd::verity::seal::{self, seal};
 use ovbd::Result;
 
 use crate::real;
 use crate::server::{Asked, Reply, Server};
-use crate::support::{noise, options, Place, Repository};
+use crate::support::{noise, options, Log, Place, Repository};
 
 /// A registry that can be written to; `change` is applied to its answers.
 fn writable(
@@ -53,13 +55,23 @@ fn answer(repository: &mut Repository, asked: &Asked) -> Reply {
 }
 
 fn push(host: &str, layers: &[PathBuf], subject: bool, options: &Options) -> Result<Pushed> {
+    push_seen(host, layers, subject, options, &())
+}
+
+fn push_seen(
+    host: &str,
+    layers: &[PathBuf],
+    subject: bool,
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<Pushed> {
     let reference = format!("{host}/app:native").parse().unwrap();
     let plan = PushPlan {
         layers: layers.to_vec(),
         subject: subject.then(|| format!("{host}/app:1").parse().unwrap()),
         sealed: false,
     };
-    registry::push(&reference, &plan, options, &())
+    registry::push(&reference, &plan, options, watch)
 }
 
 fn is_link(asked: &Asked) -> bool {
@@ -132,6 +144,67 @@ fn uploads_that_are_refused_are_not_repeated() {
         assert!(message.contains(problem), "{message}");
         assert_eq!(server.count(|asked| asked.method == method), 1);
     }
+}
+
+/// What happens to a layer on this host is not the registry's doing.
+#[test]
+fn a_layer_that_cannot_be_read_is_named() {
+    let ways: [fn(&Path); 2] = [
+        |layer| fs::remove_file(layer).unwrap(),
+        |layer| drop(File::create(layer).unwrap()),
+    ];
+    for way in ways {
+        let folder = tempfile::tempdir().unwrap();
+        let layers = real::layers(folder.path());
+        let layer = layers[0].clone();
+        let server = writable(Repository::default(), move |asked, reply| {
+            if asked.method == "POST" {
+                way(&layer);
+            }
+            reply
+        });
+        let mut options = options();
+        options.connections = 1;
+        let message = push(&server.host(), &layers, false, &options)
+            .unwrap_err()
+            .to_string();
+        let expected = format!("{}: cannot be read: ", layers[0].display());
+        assert!(message.starts_with(&expected), "{message}");
+        assert_eq!(server.count(|asked| asked.method == "POST"), 1);
+    }
+}
+
+/// One layer is on its way when the other one is refused.
+#[test]
+fn an_upload_that_is_stopped_is_not_said_to_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = real::layers(folder.path());
+    let sent = Arc::new(Barrier::new(2));
+    let (refused, begun) = (sent.clone(), AtomicUsize::new(0));
+    let repository = Mutex::new(Repository::default());
+    let server = Server::start_breaking(
+        move |asked| {
+            if asked.method == "PUT" {
+                sent.wait();
+            }
+            None
+        },
+        move |asked| {
+            if asked.method == "POST" && begun.fetch_add(1, Ordering::SeqCst) == 0 {
+                refused.wait();
+                return Reply::new(403, "");
+            }
+            answer(&mut repository.lock().unwrap(), asked)
+        },
+    );
+    let mut options = options();
+    options.connections = 2;
+    // So slow that it is never complete.
+    options.max_rate = Some(1000);
+    let events = Log::default();
+    let error = push_seen(&server.host(), &layers, false, &options, &events).unwrap_err();
+    assert!(error.to_string().contains("access denied"), "{error}");
+    assert_eq!(events.of("retry"), [] as [serde_json::Value; 0]);
 }
 
 #[test]

@@ -183,6 +183,22 @@ fn pages_and_indexes_without_end_are_left() {
 }
 
 #[test]
+fn images_without_end_are_left() {
+    let mut repository = Repository::default();
+    let mut indexes = Vec::new();
+    for n in 0..8 {
+        let images = (0..8).map(|m| repository.ordinary(&format!("image{n}-{m}")));
+        let images: Vec<Value> = images.collect();
+        indexes.push(repository.manifest(&format!("index{n}"), INDEX, &index(&images)));
+    }
+    repository.manifest("1", INDEX, &index(&indexes));
+    let server = serve(repository);
+    let message = Place::new().refusal(&server.host(), &options());
+    assert!(message.contains("more than 64 manifests"), "{message}");
+    assert_eq!(server.asked().len(), 64);
+}
+
+#[test]
 fn a_manifest_of_any_size_is_not_read() {
     let server = Server::start(|_| {
         let mut reply = Reply::new(200, "{");

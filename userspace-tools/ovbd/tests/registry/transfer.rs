@@ -4,14 +4,16 @@
 
 use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use ovbd::image::digest::Digest;
-use ovbd::registry;
+use ovbd::registry::{self, Event, Watch};
 use ovbd::resolve::RemoteBlob;
+use ovbd::store::Ingest;
 
 use crate::server::{Asked, Reply, Server, Then};
-use crate::support::{impatient, noise, options, Place, Repository};
+use crate::support::{impatient, noise, options, Log, Place, Repository};
 
 /// Serves an image of one layer, with `change` applied to the answers about it.
 fn serve(layer: &[u8], change: impl Fn(&Asked, Reply) -> Reply + Send + Sync + 'static) -> Server {
@@ -247,9 +249,57 @@ fn fewer_bytes_than_announced_are_refused() {
 #[test]
 fn a_missing_blob_is_not_asked_for_again() {
     let server = serve(b"layer", |_, _| Reply::new(404, ""));
-    let message = Place::new().refusal(&server.host(), &options());
+    let place = Place::new();
+    let message = place.refusal(&server.host(), &options());
     assert!(message.contains("not found"), "{message}");
     assert_eq!(server.count(Asked::is_blob), 1);
+    // Nor does it keep any room.
+    place.assert_holds(&[]);
+}
+
+/// Gives a blob up that another pull waits for.
+struct Yields {
+    held: Mutex<Option<Ingest>>,
+    events: Log,
+}
+
+impl Watch for Yields {
+    fn event(&self, event: &Event<'_>) {
+        if matches!(event, Event::Waiting { .. }) {
+            self.held.lock().unwrap().take();
+        }
+        self.events.event(event);
+    }
+}
+
+#[test]
+fn that_another_process_is_waited_for_is_said() {
+    let layer = noise(1, 1000);
+    let server = serve(&layer, |_, reply| reply);
+    let place = Place::new();
+    let held = place.store.begin(&Digest::of_bytes(&layer), 1000).unwrap();
+    let yields = Yields {
+        held: Mutex::new(Some(held)),
+        events: Log::default(),
+    };
+    let reference = format!("{}/app:1", server.host()).parse().unwrap();
+    registry::pull(&reference, &options(), &place.store, &yields).unwrap();
+    place.assert_holds(&[layer]);
+    assert_eq!(yields.events.of("waiting").len(), 1);
+}
+
+#[test]
+fn the_last_request_has_to_be_logged_too() {
+    let layer = noise(1, 1000);
+    let server = serve(&layer, |_, reply| reply);
+    let place = Place::new();
+    place.pull(&server.host(), &options()).unwrap();
+    // This time nothing but the manifest is asked for.
+    let mut options = options();
+    options.audit = Some("/dev/full".into());
+    let error = place.pull(&server.host(), &options).unwrap_err();
+    let expected = "/dev/full: cannot log requests there";
+    assert!(error.to_string().starts_with(expected), "{error}");
 }
 
 #[test]

@@ -139,6 +139,28 @@ fn a_proxy_that_fails_is_left_aside() {
 }
 
 #[test]
+fn a_proxy_that_makes_no_connection_is_named() {
+    let proxy = Server::start(|_| Reply::new(407, ""));
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ovbd"))
+        .args(["pull", "registry.example/app:1", "--store"])
+        .arg(folder.path().join("store"))
+        .env("ALL_PROXY", format!("http://me:hunter2@{}", proxy.host()))
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy")
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("the proxy answered 407"), "{message}");
+    let by = format!("(by way of the proxy {})", proxy.host());
+    assert!(message.contains(&by), "{message}");
+    assert!(!message.contains("hunter2"), "{message}");
+    let asked = proxy.asked();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].path, "registry.example:443");
+}
+
+#[test]
 fn the_configuration_of_the_host_names_a_proxy_and_credentials() {
     let layer = noise(1, 1000);
     let (origin, proxy) = (origin(&layer), p2p(&layer, true));

@@ -3,8 +3,12 @@
 //! Docker's credential helpers: programs `docker-credential-NAME` that keep logins elsewhere.
 
 use std::io::{self, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use rustix::process::{pidfd_open, pidfd_send_signal, Pid, PidfdFlags, Signal};
 use secrecy::zeroize::Zeroizing;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -14,6 +18,8 @@ use crate::registry::RegistryError;
 
 /// No helper says more, bytes.
 const MAX_ANSWER: u64 = 1 << 20;
+/// How long a helper may take; some ask their user something.
+const LIMIT: Duration = Duration::from_secs(60);
 /// The user's name with which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 /// What helpers print when they have no login; it is part of their protocol.
@@ -46,7 +52,7 @@ pub(super) fn ask(name: &str, host: &str) -> Result<Option<Login>, RegistryError
     } else {
         host
     };
-    let (success, answer) = run(&program, server)
+    let (success, answer) = run(Command::new(&program).arg("get"), server, LIMIT)
         .map_err(|e| fail(format!("cannot run this credential helper: {e}")))?;
     if !success {
         let unknown = answer.windows(NOT_FOUND.len()).any(|w| w == NOT_FOUND);
@@ -65,14 +71,34 @@ pub(super) fn ask(name: &str, host: &str) -> Result<Option<Login>, RegistryError
     }))
 }
 
-/// Whether it ended well, and what it wrote. Its standard error is not passed on.
-fn run(program: &str, server: &str) -> io::Result<(bool, Zeroizing<Vec<u8>>)> {
-    let mut child = Command::new(program)
-        .arg("get")
+/// Whether it ended well, and what it wrote.
+type Outcome = (bool, Zeroizing<Vec<u8>>);
+
+/// Runs a helper, which is killed if it takes longer than `limit`. Its standard error is not passed
+/// on.
+fn run(command: &mut Command, server: &str, limit: Duration) -> io::Result<Outcome> {
+    let child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
+    // Its number may be another's by the time it has been waited for.
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let (done, outcome) = mpsc::channel();
+    let server = server.to_owned();
+    // Not waited for: what a helper has started may keep its output open when it is gone.
+    thread::spawn(move || {
+        let _ = done.send(talk(child, &server));
+    });
+    outcome.recv_timeout(limit).unwrap_or_else(|_| {
+        // It may have ended just now.
+        let _ = pidfd_send_signal(&process, Signal::KILL);
+        let late = format!("it gave no answer within {} s", limit.as_secs_f32());
+        Err(io::Error::new(io::ErrorKind::TimedOut, late))
+    })
+}
+
+fn talk(mut child: Child, server: &str) -> io::Result<Outcome> {
     let mut answer = Zeroizing::new(Vec::new());
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read its input says in the end what it wants.
@@ -90,6 +116,13 @@ fn run(program: &str, server: &str) -> io::Result<(bool, Zeroizing<Vec<u8>>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_helper_without_an_answer_is_left() {
+        let mut silent = Command::new("sleep");
+        let error = run(silent.arg("3600"), "h.example", Duration::from_millis(1)).unwrap_err();
+        assert!(error.to_string().contains("gave no answer"), "{error}");
+    }
 
     #[test]
     fn a_helper_is_a_program_by_name() {

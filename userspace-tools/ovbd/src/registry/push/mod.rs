@@ -91,6 +91,7 @@ pub fn push(
     })?;
     let config = session.config(subject.as_ref(), &layers)?;
     let manifest = session.put_manifest(&config, &layers, subject.as_ref())?;
+    session.http.check_audit()?;
     Ok(Pushed {
         manifest,
         layers,

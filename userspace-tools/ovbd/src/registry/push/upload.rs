@@ -40,6 +40,16 @@ pub(super) struct Layer<'a> {
     pub sent: AtomicU64,
 }
 
+impl Layer<'_> {
+    /// The error of reading it, which is not to be taken for one of the network.
+    fn unreadable(&self, source: io::Error) -> io::Error {
+        io::Error::other(RegistryError::Unreadable {
+            path: self.path.to_owned(),
+            source,
+        })
+    }
+}
+
 /// What is missing of an upload.
 struct Rest<'a> {
     layer: &'a Layer<'a>,
@@ -79,6 +89,9 @@ impl Session<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            if error.is_local() {
+                return Err(error);
+            }
             let resumed = upload.as_ref().map_or(0, |place: &Place| place.arrived);
             // A registry that refuses the rest of an upload may take all of it.
             match (error.is_passing(), resumed) {
@@ -206,8 +219,9 @@ impl Stream for Rest<'_> {
     }
 
     fn open(&self) -> io::Result<Box<dyn Read + '_>> {
-        let mut file = File::open(self.layer.path)?;
-        file.seek(SeekFrom::Start(self.from))?;
+        let mut file = File::open(self.layer.path).map_err(|e| self.layer.unreadable(e))?;
+        let sought = file.seek(SeekFrom::Start(self.from));
+        sought.map_err(|e| self.layer.unreadable(e))?;
         Ok(Box::new(Sent {
             layer: self.layer,
             file: file.take(self.size()),
@@ -230,7 +244,12 @@ impl Read for Sent<'_> {
         } = self.layer;
         let most = limiter.map_or(buffer.len(), Limiter::piece);
         let most = most.min(buffer.len());
-        let read = self.file.read(&mut buffer[..most])?;
+        let read = self.file.read(&mut buffer[..most]);
+        let read = read.map_err(|e| self.layer.unreadable(e))?;
+        if read == 0 && most > 0 && self.present < self.layer.size {
+            let short = io::Error::other("it is shorter than when it was looked at");
+            return Err(self.layer.unreadable(short));
+        }
         let wait = limiter.map_or(Duration::ZERO, |limiter| limiter.take(read, Instant::now()));
         session.stop.wait(wait).map_err(io::Error::other)?;
         self.present += read as u64;
