@@ -37,7 +37,6 @@ const BUCKET_LOAD: u64 = 8;
 /// Largest `shift`.
 const MAX_SHIFT: u32 = 32;
 
-
 /// What is at a sector, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {

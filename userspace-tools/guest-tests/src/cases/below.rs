@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -151,7 +151,11 @@ fn lsmt_on_mixed_blocks(ctx: &mut Ctx) -> Result<()> {
         let mut disk = layer.bytes();
         let length = disk.len();
         disk.resize(length.next_multiple_of(block_size as usize), 0);
-        ensure!((disk.len() % 4096 == 0) == (block_size == 4096), "{}", disk.len());
+        ensure!(
+            (disk.len() % 4096 == 0) == (block_size == 4096),
+            "{}",
+            disk.len()
+        );
         std::fs::write(&file, disk)?;
         let disk = Disk::of(ctx.loop_device(&LoopSpec {
             block_size,

@@ -297,7 +297,7 @@ fn too_many_entries(ctx: &mut Ctx) -> Result<()> {
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let total = total.and_then(|kib| kib.trim().strip_suffix(" kB"));
     let memory = total.context("MemTotal")?.parse::<u64>()? << 10;
-    for bytes in [2 * memory, memory - memory / 20] {
+    for bytes in [2 * memory, (memory - memory / 20) & !0xfff] {
         refuse_entries(ctx, bytes / ENTRY, ENTRY)?;
     }
     Ok(())

@@ -345,8 +345,8 @@ fn root_hashes_are_those_of_their_layers() {
     let expected = hashes.map(|(_, hash)| Some(hash));
     assert_eq!(found.collect::<Vec<_>>(), expected);
     // While layers were hashed, the image was pulled again, and is another one.
-    for layers in [&[top.clone(), base.clone()][..], &[base.clone()], &[top]] {
-        let moved = image("r.example/app:1", layers);
+    for layers in [vec![top.clone(), base.clone()], vec![base], vec![top]] {
+        let moved = image("r.example/app:1", &layers);
         store.record(&moved).unwrap();
         let error = store.record_root_hashes(&app.reference, &hashes);
         assert_eq!(error.unwrap_err().exit_code(), ExitCode::Busy);
