@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 # Where everything is kept that is downloaded or built.
 OVBD_CACHE ?= /var/cache/dm-overlaybd
+override OVBD_CACHE := $(abspath $(OVBD_CACHE))
 export OVBD_CACHE
 export OVBD_MIRROR OVBD_KVER OVBD_GOLDEN OVBD_ACCEL
 
@@ -66,7 +67,7 @@ module:
 endif
 
 tools: ## the tool ovbd, ordinary and static
-	@test-vm/with-cargo true || $(QUIET_SETUP)
+	@test-vm/with-cargo true 2>/dev/null || $(QUIET_SETUP)
 	$(CARGO) build --locked --release --package ovbd
 	$(CARGO) build --locked --release $(STATIC)
 

@@ -228,17 +228,17 @@ impl Lsmt {
         if block <= 1 {
             return Ok(());
         }
-        // A read that ends in a tail is cut before that.
-        let tails = layers.iter().enumerate();
-        let mut tails = tails.filter_map(|(index, layer)| Some((index, layer.tail.as_ref()?)));
-        if let Some((index, tail)) = tails.next() {
-            dm_err!(
-                Self::NAME,
-                "{name}: layer {index}: data end within sector {}, not at a logical block of {} bytes",
-                tail.sector,
-                block.saturating_mul(SECTOR)
-            );
-            return Err(Refusal::invalid(c"Data end within logical block"));
+        for (index, layer) in layers.iter().enumerate() {
+            // A read that ends in a tail is cut before that.
+            if let (Some(tail), 2..) = (&layer.tail, layer.block()) {
+                dm_err!(
+                    Self::NAME,
+                    "{name}: layer {index}: data end within sector {}, in a logical block of {} bytes",
+                    tail.sector,
+                    layer.block().saturating_mul(SECTOR)
+                );
+                return Err(Refusal::invalid(c"Data end within logical block"));
+            }
         }
         for segment in map.iter() {
             let begins = match segment.target {
