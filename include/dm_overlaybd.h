@@ -57,6 +57,7 @@ bool dm_ovbd_memory_to_spare(size_t bytes);
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev);
 unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev);
+struct bio *dm_ovbd_bio_try_alloc(unsigned short vecs, blk_opf_t opf);
 void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector);
 void dm_ovbd_bio_end(struct bio *bio, blk_status_t status);
 

@@ -73,6 +73,15 @@ unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev)
 	return bdev_logical_block_size(bdev);
 }
 
+/*
+ * A bio, if there is memory at once. Whoever never waits may share fs_bio_set: it takes nothing
+ * of what is kept there for those that do.
+ */
+struct bio *dm_ovbd_bio_try_alloc(unsigned short vecs, blk_opf_t opf)
+{
+	return bio_alloc(NULL, vecs, opf, __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC);
+}
+
 void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector)
 {
 	bio_set_dev(bio, bdev);

@@ -4,9 +4,9 @@
 //!
 //! See `Documentation/admin-guide/device-mapper/dm-lsmt.rst` for the grammar.
 //!
-//! A read is looked up once in the merged index, cut to the extent that it
-//! begins in, and sent on to the layer that has it: no allocation, no lock, no
-//! bio of its own.
+//! A read is looked up in the merged index and sent on to the layer that has it:
+//! no allocation, no lock, no bio of its own. One that reaches into further extents
+//! becomes a read for each run of them that follow each other in a layer.
 
 use crate::{
     dm::{
@@ -14,6 +14,7 @@ use crate::{
         construct::{Arguments, Below, Constructor, DeviceName, Refusal},
         counters::Counters,
         device::Device,
+        gather::Pending,
         limits::Limits,
         log::{dm_err, dm_warn},
         platform::{File, Kernel},
@@ -37,6 +38,12 @@ const READS: usize = 0;
 const ZERO_SECTORS: usize = 1;
 const TAIL_SECTORS: usize = 2;
 
+/// The most pieces that a bio is taken apart into at a time; dm core sends the rest again.
+const MAX_PIECES: usize = 256;
+/// Pieces of so many sectors are sent on as they are: to list the pages of a long one costs more
+/// than to have dm core send it.
+const LONG_PIECE: u32 = 128;
+
 /// A layer, as the data path needs it.
 struct Layer {
     device: Device,
@@ -51,6 +58,15 @@ struct Layer {
 struct Tail {
     sector: Sectors,
     content: KBox<[u8; SECTOR as usize]>,
+}
+
+/// Where a piece of the disk comes from.
+enum Source<'a> {
+    /// No layer has it, or the topmost one with it has set it to zero.
+    Zeros,
+    Tail(&'a Tail),
+    /// A layer, and the first sector on its device.
+    Layer(&'a Layer, Sectors),
 }
 
 /// A stack of layers.
@@ -261,46 +277,95 @@ impl Lsmt {
         Ok(())
     }
 
+    /// What is at `sector` of the disk, and in how many sectors from there on.
+    fn source(&self, sector: Sectors) -> Option<(Source<'_>, u32)> {
+        let segment = self.map.lookup(sector)?;
+        let mut len = segment.len;
+        let source = match segment.target {
+            map::Target::Zero => Source::Zeros,
+            map::Target::Data { layer, sector } => {
+                let layer = self.layers.get(usize::from(layer))?;
+                match &layer.tail {
+                    Some(tail) if tail.sector <= sector => {
+                        len = 1;
+                        Source::Tail(tail)
+                    }
+                    tail => {
+                        if let Some(tail) = tail {
+                            len = len.min(tail.sector.saturating_sub(sector));
+                        }
+                        // No overflow: the device holds the layer, and that the sector.
+                        Source::Layer(layer, layer.offset.wrapping_add(sector))
+                    }
+                }
+            }
+        };
+        Some((source, u32::try_from(len).unwrap_or(u32::MAX)))
+    }
+
+    /// Counts a read of `sectors` sectors of `source`.
+    fn count(&self, source: &Source<'_>, sectors: u32) {
+        self.counters.add(READS, 1);
+        match source {
+            Source::Zeros => self.counters.add(ZERO_SECTORS, sectors.into()),
+            Source::Tail(_) => self.counters.add(TAIL_SECTORS, 1),
+            Source::Layer(..) => {}
+        }
+    }
+
     /// Maps a read.
     fn read<'a>(&'a self, mut bio: ReadBio<'a, Self>) -> Mapped<'a> {
-        self.counters.add(READS, 1);
-        let Some(segment) = self.map.lookup(bio.sector()) else {
+        let Some((source, sectors)) = self.source(bio.sector()) else {
             return bio.kill();
         };
-        bio.accept(u32::try_from(segment.len).unwrap_or(u32::MAX));
-        match segment.target {
-            map::Target::Zero => {
-                self.counters.add(ZERO_SECTORS, bio.sectors().into());
+        if sectors < bio.sectors().min(LONG_PIECE) {
+            match self.gather(bio) {
+                Ok(mapped) => return mapped,
+                // There is no memory for that now: one by one, dm core has some.
+                Err(given_back) => bio = given_back,
+            }
+        }
+        bio.accept(sectors);
+        self.count(&source, bio.sectors());
+        match source {
+            Source::Zeros => {
                 let segments = bio.segments();
                 segments.cursor(0).zero(segments.len());
                 bio.end(Status::OK)
             }
-            map::Target::Data { layer, sector } => match self.layers.get(usize::from(layer)) {
-                Some(layer) => self.read_layer(bio, layer, sector),
-                None => bio.kill(),
-            },
+            Source::Tail(tail) => {
+                bio.segments().cursor(0).write(tail.content.as_slice());
+                bio.end(Status::OK)
+            }
+            Source::Layer(layer, sector) => bio.remap(&layer.device, sector),
         }
     }
 
-    /// Sends a read to `layer`, but for the sector that the layer keeps in memory.
-    fn read_layer<'a>(
-        &'a self,
-        mut bio: ReadBio<'a, Self>,
-        layer: &Layer,
-        sector: Sectors,
-    ) -> Mapped<'a> {
-        if let Some(tail) = &layer.tail {
-            let before = tail.sector.saturating_sub(sector);
-            if before == 0 {
-                self.counters.add(TAIL_SECTORS, 1);
-                bio.accept(1);
-                bio.segments().cursor(0).write(tail.content.as_slice());
-                return bio.end(Status::OK);
+    /// Maps a read of several sources, or as many as can be had at once.
+    fn gather<'a>(&'a self, bio: ReadBio<'a, Self>) -> Result<Mapped<'a>, ReadBio<'a, Self>> {
+        let mut sector = bio.sector();
+        let mut gather = bio.gather();
+        for _ in 0..MAX_PIECES {
+            let Some((source, sectors)) = self.source(sector) else {
+                break;
+            };
+            let sectors = sectors.min(gather.left());
+            if sectors == 0 || sectors >= LONG_PIECE {
+                break;
             }
-            bio.accept(u32::try_from(before).unwrap_or(u32::MAX));
+            match &source {
+                Source::Zeros => gather.zero(sectors),
+                Source::Tail(tail) => gather.write(&tail.content),
+                Source::Layer(layer, first) => {
+                    if !gather.read(&layer.device, *first, sectors) {
+                        break;
+                    }
+                }
+            }
+            self.count(&source, sectors);
+            sector = sector.saturating_add(sectors.into());
         }
-        // No overflow: the device holds the layer, and that the sector.
-        bio.remap(&layer.device, layer.offset.wrapping_add(sector))
+        gather.submit()
     }
 }
 
@@ -309,7 +374,7 @@ impl Target for Lsmt {
     const VERSION: [u32; 3] = [1, 1, 0];
     const FEATURES: u64 = crate::dm::target::NOWAIT;
 
-    type PerBio = ();
+    type PerBio = Pending;
     type Shared = ();
 
     fn construct(

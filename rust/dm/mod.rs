@@ -10,6 +10,7 @@
 //! | [`construct`] | a `dm_target` under construction, its arguments |
 //! | [`device`] | `dm_dev`: a device below |
 //! | [`bio`] | a bio in `map`, and what may become of it |
+//! | [`gather`] | reads below that are gathered from pieces of a bio |
 //! | [`read`] | a read from below on behalf of a bio, from `map` to its end |
 //! | [`reserve`], [`pages`] | the buffers of such reads |
 //! | [`segments`] | the memory of a bio |
@@ -23,6 +24,7 @@ pub(crate) mod codec;
 pub(crate) mod construct;
 pub(crate) mod counters;
 pub(crate) mod device;
+pub(crate) mod gather;
 pub(crate) mod limits;
 pub(crate) mod log;
 pub(crate) mod pages;

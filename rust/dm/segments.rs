@@ -9,6 +9,7 @@
 
 use crate::bindings;
 use core::{marker::PhantomData, ptr};
+use kernel::page::PAGE_SIZE;
 
 /// Contiguous memory to be written.
 ///
@@ -96,6 +97,7 @@ impl<'a> Segments<'a> {
 /// # Invariants
 ///
 /// `left` bytes, in segments that are valid for `'a`, follow byte `done` of `vec`.
+#[derive(Clone)]
 pub(crate) struct Cursor<'a> {
     vec: *const bindings::bio_vec,
     done: usize,
@@ -104,24 +106,19 @@ pub(crate) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// What is left of the current segment: its address and length, at most `len`.
-    /// `None` at the end.
-    fn piece(&self, len: usize) -> Option<(*mut u8, usize)> {
+    /// What is left of the current segment: its first page, the offset of the first byte in
+    /// it, and its length, at most `len`. `None` at the end.
+    fn piece(&self, len: usize) -> Option<(*mut bindings::page, usize, usize)> {
         if self.left == 0 {
             return None;
         }
         // SAFETY: Something is left, so that `vec` is a segment, by the type's invariant.
         let vec = unsafe { &*self.vec };
-        // SAFETY: The page is in the linear map (helpers.c refuses to build with high
-        // memory), and the pages of a segment are contiguous there.
-        let address = unsafe {
-            bindings::dm_ovbd_page_address(vec.bv_page)
-                .cast::<u8>()
-                .add(vec.bv_offset as usize)
-                .add(self.done)
-        };
+        let offset = (vec.bv_offset as usize).wrapping_add(self.done);
+        // SAFETY: The pages of a segment follow each other, as their descriptors do.
+        let page = unsafe { vec.bv_page.add(offset / PAGE_SIZE) };
         let room = (vec.bv_len as usize).saturating_sub(self.done);
-        Some((address, room.min(self.left).min(len)))
+        Some((page, offset % PAGE_SIZE, room.min(self.left).min(len)))
     }
 
     /// Moves on by `len` bytes, which are not more than [`Cursor::piece`] returned.
@@ -138,30 +135,44 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Calls `write` with the address and length of each piece of the next `len` bytes.
-    fn each_piece(&mut self, mut len: usize, mut write: impl FnMut(*mut u8, usize)) {
-        while let Some((address, piece)) = self.piece(len) {
-            if len == 0 {
+    /// Calls `visit` with the first page, the offset in it and the length of each piece of the
+    /// next `len` bytes.
+    pub(super) fn each_vec(
+        &mut self,
+        mut len: usize,
+        mut visit: impl FnMut(*mut bindings::page, usize, usize),
+    ) {
+        while len != 0 {
+            let Some((page, offset, piece)) = self.piece(len) else {
                 break;
-            }
+            };
             if piece != 0 {
-                write(address, piece);
+                visit(page, offset, piece);
             }
             self.advance(piece);
             len -= piece;
         }
     }
 
+    /// Calls `write` with the address and length of each piece of the next `len` bytes.
+    fn each_piece(&mut self, len: usize, mut write: impl FnMut(*mut u8, usize)) {
+        self.each_vec(len, |page, offset, piece| {
+            // SAFETY: It is a page of a segment.
+            write(unsafe { address(page, offset) }, piece);
+        });
+    }
+
     /// The next `len` bytes, if they are contiguous in memory; moves on behind them.
     pub(crate) fn span(&mut self, len: usize) -> Option<Span<'a>> {
-        let (at, room) = self.piece(len)?;
+        let (page, offset, room) = self.piece(len)?;
         if room < len {
             return None;
         }
         self.advance(len);
         // INVARIANT: `room` bytes are writable, by the invariant of `Cursor`.
         Some(Span {
-            at,
+            // SAFETY: It is a page of a segment.
+            at: unsafe { address(page, offset) },
             len,
             _memory: PhantomData,
         })
@@ -188,7 +199,22 @@ impl<'a> Cursor<'a> {
 
     /// Moves on by `len` bytes, as far as there are any.
     pub(crate) fn skip(&mut self, len: usize) {
-        self.each_piece(len, |_, _| ());
+        self.each_vec(len, |_, _, _| ());
+    }
+}
+
+/// The address of byte `offset` of `page`.
+///
+/// # Safety
+///
+/// It is a page of a segment, which has the byte.
+unsafe fn address(page: *mut bindings::page, offset: usize) -> *mut u8 {
+    // SAFETY: The page is in the linear map (helpers.c refuses to build with high memory), and
+    // the pages of a segment are contiguous there.
+    unsafe {
+        bindings::dm_ovbd_page_address(page)
+            .cast::<u8>()
+            .add(offset)
     }
 }
 

@@ -117,13 +117,7 @@ fn readahead(ctx: &mut Ctx) -> Result<()> {
     let (zfile, linear) = Zfile::over_linear(ctx, Lower::Disk, form, content)?;
     let device = Device::open(zfile.path(), &zfile.content)?;
     let sectors = zfile.lower.device_sectors()?;
-    let dev = zfile.lower.dev.0;
-    let dev = u64::from(rustix::fs::major(dev)) << 20 | u64::from(rustix::fs::minor(dev));
-    let reads = [("block/block_bio_queue", format!("dev == {dev}"))];
-    let reads = reads
-        .each_ref()
-        .map(|(event, filter)| (*event, filter.as_str()));
-    let trace = Trace::new(ctx, &reads)?;
+    let trace = Trace::of_queue(ctx, zfile.lower.dev)?;
 
     let file = device.file(Mode::Buffered);
     let ask = |ctx: &mut Ctx| -> Result<()> {

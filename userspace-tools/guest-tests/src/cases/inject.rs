@@ -38,6 +38,7 @@ pub fn cases() -> Vec<Case> {
             constructor(ctx, &table, &content)
         }),
         Case::new("inject.submitter", submitter),
+        Case::new("inject.gather", gather),
         Case::new("inject.workers", workers),
         Case::new("inject.requests", requests),
         Case::new("inject.dust", dust),
@@ -140,28 +141,56 @@ fn submitter(ctx: &mut Ctx) -> Result<()> {
         let zfile = device(ctx, lower)?;
         let padded = zfile.padded();
         let device = Device::open(zfile.path(), &padded)?;
-        let mut outcomes = BTreeMap::new();
         // A whole piece, and one that begins and ends within a block.
-        for (offset, length) in [(0, LONG), (3 * SECTOR, LONG), (5 * SECTOR, SECTOR as usize)] {
-            let mut buffer = Buffer::new(length, 0);
-            for nth in 1.. {
-                ensure!(nth <= MOST_SITES, "no end after {nth} allocations");
-                let (result, has_failed) =
-                    injector.nth(nth, || device.read(Mode::Direct, offset, buffer.all()))?;
-                let sites = injector.sites()?;
-                result.with_context(|| format!("{lower:?}, allocation {nth}, {sites:?}"))?;
-                if !has_failed {
-                    break;
-                }
-                for site in sites.into_keys() {
-                    *outcomes.entry((site, "read".to_owned())).or_insert(0) += 1;
-                }
-            }
-        }
-        tell(ctx, outcomes)?;
+        let reads = [(0, LONG), (3 * SECTOR, LONG), (5 * SECTOR, SECTOR as usize)];
+        without_memory(ctx, &injector, &device, &reads).with_context(|| format!("{lower:?}"))?;
         no_errors(ctx, &zfile)?;
     }
     Ok(())
+}
+
+/// Does each of `reads`, offset and length in bytes, again and again, and each time another
+/// allocation fails: they all get their data.
+fn without_memory(
+    ctx: &mut Ctx,
+    injector: &Injector,
+    device: &Device<'_>,
+    reads: &[(u64, usize)],
+) -> Result<()> {
+    let mut outcomes = BTreeMap::new();
+    for &(offset, length) in reads {
+        let mut buffer = Buffer::new(length, 0);
+        for nth in 1.. {
+            ensure!(nth <= MOST_SITES, "no end after {nth} allocations");
+            let (result, has_failed) =
+                injector.nth(nth, || device.read(Mode::Direct, offset, buffer.all()))?;
+            let sites = injector.sites()?;
+            result.with_context(|| format!("allocation {nth}, {sites:?}"))?;
+            if !has_failed {
+                break;
+            }
+            for site in sites.into_keys() {
+                *outcomes.entry((site, "read".to_owned())).or_insert(0) += 1;
+            }
+        }
+    }
+    tell(ctx, outcomes)
+}
+
+/// A read of many extents is taken apart as far as there is memory, and dm core does the rest.
+fn gather(ctx: &mut Ctx) -> Result<()> {
+    const EXTENTS: u64 = 90;
+    let mut layers = [(); 3].map(|()| Layer::new(EXTENTS * SECTOR));
+    for (extent, layer) in (0..EXTENTS).zip([0, 1, 2].into_iter().cycle()) {
+        let bytes = forge::content(SECTOR as usize, ctx.rng());
+        layers[layer] = layers[layer].clone().data(extent, &bytes);
+    }
+    let mut content = vec![0; (EXTENTS * SECTOR) as usize];
+    layers.iter().for_each(|layer| layer.apply(&mut content));
+    let lsmt = lsmt::of_forged(ctx, &layers)?;
+    let injector = Injector::new(ctx)?;
+    let device = Device::open(&lsmt.path, &content)?;
+    without_memory(ctx, &injector, &device, &[(0, content.len())])
 }
 
 /// Reads come to their ends with the right bytes while allocations fail in everybody who works

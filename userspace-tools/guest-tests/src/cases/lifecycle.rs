@@ -2,6 +2,7 @@
 
 //! Devices and module from beginning to end: what is in use stays, and goes when it is not.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use ovbd::dm::Id;
 use overlaybd_format::zfile::Algorithm;
 
 use crate::ctx::{output, target, Ctx, SECTOR};
+use crate::forge::{Extent, Layer};
 use crate::harness::Case;
 use crate::read::{self, Mode};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::{null_blk, Lower};
+use crate::rig::queued::Queued;
 use crate::rig::sample::{self, Form};
-use crate::rig::{until, Zfile, OFFSET};
+use crate::rig::{until, Linear, Zfile, OFFSET};
 use crate::rng::Rng;
 
 const SIZE: usize = (512 << 10) + 333;
@@ -25,6 +28,7 @@ const FORM: Form = Form::new(Algorithm::Lz4, 16 << 10);
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("lifecycle.module_in_use_stays", module_in_use_stays),
+        Case::new("lifecycle.killed_loader", killed_loader),
         Case::new("lifecycle.deferred_remove", deferred_remove),
         Case::new("lifecycle.exchange_without_flush", exchange_without_flush),
         Case::new("lifecycle.reads_that_may_not_wait", reads_that_may_not_wait),
@@ -45,6 +49,45 @@ fn module_in_use_stays(ctx: &mut Ctx) -> Result<()> {
     read::check_once(zfile.path(), zfile.content.clone())?;
     ctx.remove(&zfile.device)?;
     output(&["rmmod", "dm_overlaybd"]).map(drop)
+}
+
+/// Who loads a table and is killed meanwhile does not read a long index to its end first.
+fn killed_loader(ctx: &mut Ctx) -> Result<()> {
+    /// Entries of an index of 8 MiB, and the reads that it takes.
+    const ENTRIES: u64 = 1 << 19;
+    const READS: usize = 256;
+    let entry = |n| Extent {
+        start: 2 * n,
+        length: 1,
+        place: 8,
+        zeroed: false,
+    };
+    let layer = Layer::new(2 * ENTRIES * SECTOR)
+        .data(0, &[1; SECTOR as usize])
+        .with_index((0..ENTRIES).map(entry).collect())
+        .bytes();
+    let lower = Lower::NullSoftirq.with(ctx, 0, &layer)?;
+    let slow = Linear::new(ctx, &lower)?;
+    slow.become_a(ctx, "delay", " 100")?;
+    let queued = Queued::new(ctx, slow.device.dev)?;
+    let table = format!("0 {} lsmt 1 {}", 2 * ENTRIES, lower.words_on(slow.device.dev));
+    let name = ctx.fresh();
+    let made = name.clone();
+    ctx.defer("device without a table", move || {
+        output(&["dmsetup", "remove", "--retry", &made]).map(drop)
+    });
+    let mut loader = Command::new("dmsetup")
+        .args(["create", "--readonly", &name, "--table", &table])
+        .spawn()
+        .context("dmsetup")?;
+    until("the index is being read", Duration::from_secs(60), || {
+        Ok(queued.reads()?.len() >= 8)
+    })?;
+    loader.kill()?;
+    loader.wait()?;
+    let reads = queued.reads()?.len();
+    ensure!(reads < READS / 2, "{reads} reads");
+    Ok(())
 }
 
 /// An open device that is to be removed can be read until it is closed.

@@ -11,6 +11,7 @@ mod corrupt;
 mod counters;
 mod effort;
 mod faults;
+mod gather;
 mod harness;
 mod hostile;
 mod ima;
@@ -57,6 +58,7 @@ fn on_any_kernel() -> Vec<Case> {
         memory::cases(),
         zfile::cases(),
         lsmt::cases(),
+        gather::cases(),
         image::cases(),
         shapes::cases(),
         lost::cases(),

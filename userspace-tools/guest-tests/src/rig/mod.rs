@@ -11,6 +11,7 @@ pub mod load;
 pub mod lower;
 pub mod map;
 pub mod marker;
+pub mod queued;
 pub mod sample;
 pub mod scarce;
 pub mod trace;

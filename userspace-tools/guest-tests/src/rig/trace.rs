@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use ovbd::dm::DevNo;
 
 use crate::ctx::Ctx;
 
@@ -54,6 +55,14 @@ impl Trace {
         }
         let events: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
         Self::new(ctx, &events)
+    }
+
+    /// Records what a device is asked for.
+    pub fn of_queue(ctx: &mut Ctx, DevNo(dev): DevNo) -> Result<Self> {
+        // As the kernel keeps it.
+        let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+        let filter = format!("dev == {}", u64::from(major) << 20 | u64::from(minor));
+        Self::new(ctx, &[("block/block_bio_queue", &filter)])
     }
 
     /// Records also the stacks of an event for which `condition` holds.
