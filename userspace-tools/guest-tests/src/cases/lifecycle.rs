@@ -70,7 +70,11 @@ fn killed_loader(ctx: &mut Ctx) -> Result<()> {
     let slow = Linear::new(ctx, &lower)?;
     slow.become_a(ctx, "delay", " 100")?;
     let queued = Queued::new(ctx, slow.device.dev)?;
-    let table = format!("0 {} lsmt 1 {}", 2 * ENTRIES, lower.words_on(slow.device.dev));
+    let table = format!(
+        "0 {} lsmt 1 {}",
+        2 * ENTRIES,
+        lower.words_on(slow.device.dev)
+    );
     let name = ctx.fresh();
     let made = name.clone();
     ctx.defer("device without a table", move || {
