@@ -267,3 +267,67 @@ impl Pending {
 fn bytes(sectors: u32) -> usize {
     (sectors as usize) << bindings::SECTOR_SHIFT
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_gather)]
+mod tests {
+    use super::*;
+    use kernel::prelude::*;
+
+    /// What [`ended`] has seen: how often, and how the last one ended.
+    struct Seen {
+        times: u32,
+        status: bindings::blk_status_t,
+    }
+
+    /// # Safety
+    ///
+    /// Only called by the block layer, for a bio whose `bi_private` is a [`Seen`] that nobody
+    /// else uses.
+    unsafe extern "C" fn ended(bio: *mut bindings::bio) {
+        // SAFETY: By the requirement of this function.
+        let seen = unsafe { &mut *(*bio).bi_private.cast::<Seen>() };
+        seen.times += 1;
+        // SAFETY: The bio has ended, and is there until it is put.
+        seen.status = unsafe { (*bio).bi_status };
+    }
+
+    /// How a bio ends whose reads end one after the other with `statuses`.
+    fn outcome(statuses: &[Status]) -> Result<Status> {
+        let mut seen = Seen {
+            times: 0,
+            status: 0,
+        };
+        // SAFETY: There are no requirements.
+        let clone = unsafe { bindings::dm_ovbd_bio_try_alloc(0, bindings::req_op_REQ_OP_READ) };
+        // SAFETY: If it is not null, it is ours.
+        let bio = unsafe { clone.as_mut() }.ok_or(ENOMEM)?;
+        bio.bi_private = (&raw mut seen).cast();
+        bio.bi_end_io = Some(ended);
+        let mut pending = Pending {
+            clone,
+            left: Atomic::new(statuses.len() as u32),
+            failure: Atomic::new(0),
+        };
+        for (number, status) in statuses.iter().enumerate() {
+            // SAFETY: As many are left as there are statuses.
+            unsafe { Pending::done(&raw mut pending, *status) };
+            let last = number + 1 == statuses.len();
+            assert_eq!(seen.times, u32::from(last));
+        }
+        // SAFETY: The bio is ours again since it has ended.
+        unsafe { bindings::bio_put(clone) };
+        Ok(Status::from_raw(seen.status))
+    }
+
+    #[test]
+    fn a_bio_ends_with_its_last_read_and_the_first_failure() -> Result {
+        let (ok, failed, again) = (Status::OK, Status::IO_ERROR, Status::AGAIN);
+        assert!(outcome(&[ok])? == ok);
+        assert!(outcome(&[ok, ok, ok])? == ok);
+        assert!(outcome(&[failed])? == failed);
+        assert!(outcome(&[ok, again, ok])? == again);
+        assert!(outcome(&[failed, ok, again])? == failed);
+        assert!(outcome(&[again, failed])? == again);
+        Ok(())
+    }
+}
