@@ -43,7 +43,7 @@ static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_COMP = __GFP_COMP;
 /* Constructors say what they could not have. */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_CONSTRUCT = GFP_KERNEL | __GFP_NOWARN;
 
-/* One try at the page allocator that neither sleeps, warns nor wakes kswapd. */
+/* One try at an allocation that neither sleeps, warns nor wakes kswapd. */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
 	__GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
 
@@ -57,7 +57,7 @@ bool dm_ovbd_memory_to_spare(size_t bytes);
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev);
 unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev);
-struct bio *dm_ovbd_bio_try_alloc(unsigned short vecs, blk_opf_t opf);
+struct bio *dm_ovbd_bio_alloc(unsigned short vecs, blk_opf_t opf, gfp_t gfp);
 void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector);
 void dm_ovbd_bio_end(struct bio *bio, blk_status_t status);
 

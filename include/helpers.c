@@ -74,12 +74,12 @@ unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev)
 }
 
 /*
- * A bio, if there is memory at once. Whoever never waits may share fs_bio_set: it takes nothing
- * of what is kept there for those that do.
+ * Whoever never waits may share fs_bio_set: nothing is taken of what is kept there for those
+ * that do.
  */
-struct bio *dm_ovbd_bio_try_alloc(unsigned short vecs, blk_opf_t opf)
+struct bio *dm_ovbd_bio_alloc(unsigned short vecs, blk_opf_t opf, gfp_t gfp)
 {
-	return bio_alloc(NULL, vecs, opf, __GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC);
+	return bio_alloc(NULL, vecs, opf, gfp);
 }
 
 void dm_ovbd_bio_remap(struct bio *bio, struct block_device *bdev, sector_t sector)

@@ -109,6 +109,9 @@ impl<'a, T: Target<PerBio = Pending>> Gather<'a, T> {
     /// could: otherwise there is no memory, or there are too many reads.
     pub(crate) fn read(&mut self, device: &Device, sector: u64, sectors: u32) -> bool {
         let sectors = sectors.min(self.left());
+        if sectors == 0 {
+            return true;
+        }
         let mut vecs = 0_usize;
         self.cursor
             .clone()
@@ -169,7 +172,7 @@ impl<'a, T: Target<PerBio = Pending>> Gather<'a, T> {
         let (opf, ioprio) = unsafe { ((*clone).bi_opf, (*clone).bi_ioprio) };
         let opf = bindings::req_op_REQ_OP_READ | opf & bindings::DM_OVBD_REQ_INHERIT;
         // SAFETY: There are no requirements.
-        let read = unsafe { bindings::dm_ovbd_bio_try_alloc(vecs, opf) };
+        let read = unsafe { bindings::dm_ovbd_bio_alloc(vecs, opf, bindings::DM_OVBD_GFP_TRY) };
         // SAFETY: If it is not null, it is ours.
         unsafe { read.as_mut() }?.bi_ioprio = ioprio;
         // INVARIANT: The list ends with the new bio, whose `bi_next` is null.
@@ -298,7 +301,10 @@ mod tests {
             status: 0,
         };
         // SAFETY: There are no requirements.
-        let clone = unsafe { bindings::dm_ovbd_bio_try_alloc(0, bindings::req_op_REQ_OP_READ) };
+        let clone = unsafe {
+            let opf = bindings::req_op_REQ_OP_READ;
+            bindings::dm_ovbd_bio_alloc(0, opf, bindings::DM_OVBD_GFP_TRY)
+        };
         // SAFETY: If it is not null, it is ours.
         let bio = unsafe { clone.as_mut() }.ok_or(ENOMEM)?;
         bio.bi_private = (&raw mut seen).cast();
