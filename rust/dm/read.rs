@@ -13,8 +13,10 @@
 //!    once. Otherwise it is handed over to the work queue, once.
 //! 3. [`Reader::process`] is called for each part of the read. If there are several
 //!    parts and CPUs, several workers take one part after the other, so that one that
-//!    is late, or has the next read to send as well, does less. The worker that finishes
-//!    last gives the buffer back and ends the bio.
+//!    is late, or has the next read to send as well, does less. Who has not begun when
+//!    the first worker finds nothing left to do is called off: a read never waits for a
+//!    CPU that does something else. The worker that finishes last gives the buffer back and
+//!    ends the bio.
 //!
 //! A work item never waits for I/O or memory.
 
@@ -78,6 +80,8 @@ struct Worker<T: Reader> {
     /// The first field, so that a pointer to it is one to the worker.
     work: Opaque<bindings::work_struct>,
     read: *mut InFlight<T>,
+    /// Its number.
+    index: usize,
 }
 
 /// The state of a read, in the memory that dm core allocates along with a bio.
@@ -88,8 +92,9 @@ struct Worker<T: Reader> {
 ///
 /// - `clone` is the bio that it belongs to, `target` its target, which outlives it.
 /// - `lower` and `segment` are initialised, and in use until `lower` has ended.
-/// - From then on `pending` counts the workers that have not yet finished. These
-///   share the read; the one that finishes last owns it.
+/// - From then on `pending` counts the workers that have neither finished nor been called
+///   off. These share the read; the one that finishes last owns it.
+/// - The first worker begins after all others are queued.
 /// - Each part below `next` was taken by one worker.
 pub(crate) struct InFlight<T: Reader> {
     target: *const T,
@@ -101,6 +106,8 @@ pub(crate) struct InFlight<T: Reader> {
     /// The number of parts; 0 if there is nothing to work on.
     parts: u32,
     next: Atomic<u32>,
+    /// How many workers there are.
+    count: usize,
     pending: Atomic<u32>,
     /// The bio for the device below, and its one segment: the buffer.
     lower: MaybeUninit<bindings::bio>,
@@ -141,6 +148,7 @@ impl<'a, T: Reader> ReadBio<'a, T> {
             below: Status::OK,
             parts: 0,
             next: Atomic::new(0),
+            count: 0,
             pending: Atomic::new(0),
             lower: MaybeUninit::uninit(),
             segment: MaybeUninit::uninit(),
@@ -211,7 +219,7 @@ impl<T: Reader> InFlight<T> {
         unsafe {
             Self::queue(read, first, count, target.queue());
             if here {
-                Self::run(read);
+                Self::run(read, 0);
             }
         }
     }
@@ -219,26 +227,30 @@ impl<T: Reader> InFlight<T> {
     /// Prepares the work items of `count` workers, but for those before number `first`.
     fn prepare(&mut self, first: usize, count: usize) {
         let read = ptr::from_mut(self);
-        for slot in self.workers.iter_mut().take(count).skip(first) {
+        let slots = self.workers.iter_mut().enumerate();
+        for (index, slot) in slots.take(count).skip(first) {
             let worker = slot.write(Worker {
                 work: Opaque::uninit(),
                 read,
+                index,
             });
             // SAFETY: The work item stays in place until it has run.
             unsafe { bindings::dm_ovbd_init_work(worker.work.get(), Some(Self::work)) };
         }
+        self.count = count;
         // INVARIANT: None of the workers has finished.
         self.pending.store(count as u32, ordering::Relaxed);
     }
 
-    /// Queues the workers from number `first` up to `end`, each for another CPU.
+    /// Queues the workers from number `first` up to `end`, each for another CPU. The first one
+    /// comes last: it calls others off, who have to be queued for that.
     ///
     /// # Safety
     ///
     /// These workers are prepared, and neither queued nor run. `read` is not used after
     /// the call, but for a worker before `first`.
     unsafe fn queue(read: *mut Self, first: usize, end: usize, queue: &WorkQueue) {
-        for index in first..end {
+        for index in (first..end).rev() {
             // SAFETY: The worker is pending, which keeps the read alive, until it is queued.
             unsafe {
                 let worker = (&raw mut (*read).workers).cast::<Worker<T>>().add(index);
@@ -255,16 +267,17 @@ impl<T: Reader> InFlight<T> {
         // SAFETY: The work item is the first field of a `Worker`, which is pending.
         let worker = unsafe { &*work.cast::<Worker<T>>() };
         // SAFETY: The worker is pending, and its work item runs once.
-        unsafe { Self::run(worker.read) };
+        unsafe { Self::run(worker.read, worker.index) };
     }
 
-    /// Takes parts until there are no more, and ends the bio if this is the last worker
-    /// to finish.
+    /// Worker number `index`: takes parts until there are no more, and ends the bio if it is the
+    /// last to finish.
     ///
     /// # Safety
     ///
-    /// Called once for each worker that is pending. `read` is not used after the call.
-    unsafe fn run(read: *mut Self) {
+    /// Called once for each worker that is pending, for the first after all others are queued.
+    /// `read` is not used after the call.
+    unsafe fn run(read: *mut Self, index: usize) {
         // SAFETY: While the worker is pending, the read is there, and shared.
         let this = unsafe { &*read };
         if this.parts > 0 {
@@ -283,10 +296,31 @@ impl<T: Reader> InFlight<T> {
                 target.process(&this.job, data, bio, part);
             }
         }
-        if this.pending.fetch_sub(1, ordering::Full) == 1 {
-            // SAFETY: This was the last worker.
+        let called_off = match index {
+            // SAFETY: All others are queued, and this worker is pending.
+            0 => unsafe { this.call_off() },
+            _ => 0,
+        };
+        let finished = called_off.saturating_add(1);
+        if this.pending.fetch_sub(finished, ordering::Full) == finished {
+            // SAFETY: These were the last workers.
             unsafe { Self::end(read) };
         }
+    }
+
+    /// Calls off all workers but the first that have not begun. Returns how many these are.
+    ///
+    /// # Safety
+    ///
+    /// They all were queued, and the first one is pending.
+    unsafe fn call_off(&self) -> u32 {
+        let queued = self.workers.iter().take(self.count).skip(1);
+        let called_off = queued.filter(|worker| {
+            // SAFETY: The worker is prepared, and stays in place until the read has ended. Its
+            // work item is not queued once more, which this must not race with.
+            unsafe { bindings::cancel_work(Opaque::cast_into(&raw const (*worker.as_ptr()).work)) }
+        });
+        called_off.count() as u32
     }
 
     /// Ends the bio.

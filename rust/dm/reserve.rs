@@ -45,6 +45,8 @@ struct Idle {
     reserve: Option<Pages>,
     /// Never grows beyond its capacity.
     spare: KVec<Pages>,
+    /// How many reads wait for the reserve.
+    waiting: usize,
 }
 
 /// A buffer for one read; back with its device when it is dropped.
@@ -98,6 +100,7 @@ impl Reserve {
         let idle = Idle {
             reserve: Some(reserve),
             spare: KVec::with_capacity(SPARE_PAGES, GFP_KERNEL)?,
+            waiting: 0,
         };
         Arc::pin_init(
             pin_init!(Self {
@@ -158,7 +161,9 @@ impl Reserve {
             if pages.is_some() || !wait {
                 return pages;
             }
+            idle.waiting = idle.waiting.saturating_add(1);
             self.returned.wait(&mut idle);
+            idle.waiting = idle.waiting.saturating_sub(1);
         }
     }
 
@@ -168,7 +173,10 @@ impl Reserve {
         // Whichever buffer of that length comes first: they are all alike.
         if pages.len() == self.bytes && idle.reserve.is_none() {
             idle.reserve = Some(pages);
-            self.returned.notify_one();
+            // Hardly ever, and to look for somebody costs more than all the rest of this.
+            if idle.waiting > 0 {
+                self.returned.notify_one();
+            }
             return None;
         }
         if pages.len() == PAGE_SIZE {

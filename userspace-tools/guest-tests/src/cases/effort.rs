@@ -21,11 +21,12 @@ use crate::rig::blocks::errno;
 use crate::rig::lower::{self, Lower};
 use crate::rig::sample::{self, Form};
 use crate::rig::trace::Trace;
-use crate::rig::{self, Zfile, OFFSET};
+use crate::rig::{self, busy, Zfile, OFFSET};
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("effort.hand_overs", hand_overs),
+        Case::new("effort.busy_cpu", busy_cpu),
         Case::new("effort.buffers", buffers),
         Case::new("effort.readahead", readahead),
         Case::new("effort.bombs.lz4", |ctx| bombs(ctx, Codec::Lz4)),
@@ -74,6 +75,39 @@ fn hand_overs(ctx: &mut Ctx) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// No read waits for a CPU that does something else, though some of its work was handed over to it:
+/// what has not begun when nothing is left to do is called off.
+fn busy_cpu(ctx: &mut Ctx) -> Result<()> {
+    const TIMES: usize = 8;
+    let content = sample::content(SIZE, ctx.rng());
+    let form = Form::new(Algorithm::Lz4, 4 << 10);
+    let zfile = Zfile::new(ctx, Lower::RamDisk, form, content)?;
+    let device = Device::open(zfile.path(), &zfile.content)?;
+    let works = [
+        (
+            "workqueue/workqueue_queue_work",
+            "workqueue == \"dm-zfile\"",
+        ),
+        ("workqueue/workqueue_execute_start", ""),
+    ];
+    let trace = Trace::new(ctx, &works)?;
+    busy::during(ctx, || {
+        (0..TIMES).try_for_each(|_| device.whole(Mode::Direct, SIZE))
+    })?;
+    let lines = trace.lines()?;
+    let count = |event: &str| {
+        let of_module = |line: &&String| line.contains("[dm_overlaybd]") && line.contains(event);
+        lines.iter().filter(of_module).count()
+    };
+    let (queued, begun) = (
+        count(" workqueue_queue_work:"),
+        count(" workqueue_execute_start:"),
+    );
+    ensure!(queued >= TIMES, "{queued} hand-overs");
+    ensure!(begun == 0, "of {queued} hand-overs {begun} were waited for");
     Ok(())
 }
 

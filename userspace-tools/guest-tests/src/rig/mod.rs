@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod blocks;
+pub mod busy;
 pub mod inject;
 pub mod ioctl;
 pub mod load;

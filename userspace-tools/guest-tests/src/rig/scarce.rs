@@ -62,7 +62,8 @@ impl Scarce {
 }
 
 /// Sets a parameter of the kernel's until the test ends; returns what it was.
-fn set(ctx: &mut Ctx, path: &'static str, value: &str) -> Result<String> {
+/// Sets a parameter of the kernel for the rest of the test; returns what it was.
+pub fn set(ctx: &mut Ctx, path: &'static str, value: &str) -> Result<String> {
     let text = fs::read_to_string(path).context(path)?;
     // Of several words the one in brackets is in force.
     let word = text.split(['[', ']']).nth(1).unwrap_or(text.trim());
