@@ -92,8 +92,9 @@ vm-shell: ## a root shell in the guest, module and tool inside
 ##@ Testing
 .PHONY: test unit-test vm-test test-debug fuzz-smoke coverage lint
 test: ## every test there is; ends with the line "N passed, N failed"
-	@$(QUIET_SETUP)
+	@$(QUIET_SETUP) --debug
 	@test-vm/build-module CONFIG_OVBD_LIMITS=m
+	@test-vm/build-module --debug
 	@$(MAKE) static
 	@test-vm/test
 
