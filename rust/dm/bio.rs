@@ -172,7 +172,7 @@ impl<'a, T: Target> ReadBio<'a, T> {
     }
 
     /// Sends the bio on to `sector` of `device`.
-    pub(crate) fn remap(self, device: &Device, sector: u64) -> Mapped<'a> {
+    pub(crate) fn remap(self, device: &'a Device, sector: u64) -> Mapped<'a> {
         // SAFETY: The bio is ours, the block device is open.
         unsafe { bindings::dm_ovbd_bio_remap(self.as_raw(), device.bdev(), sector) };
         Mapped::REMAPPED

@@ -10,8 +10,9 @@ use kernel::{error::to_result, ffi::c_void, prelude::*};
 ///
 /// A target keeps its devices in itself, and dm core drops the target before
 /// the `dm_target` that the device is put back to. The type does not see to that: a target
-/// that moved one to where it lives longer, or replaced it while bios are on their way
-/// to it, would break the invariant. Ours have them in fields that never change.
+/// that moved one to where it lives longer would break the invariant. It cannot replace one
+/// while bios are on their way to it: they are only sent to devices that are borrowed for as long
+/// as the target is.
 ///
 /// # Invariants
 ///

@@ -107,7 +107,7 @@ impl<'a, T: Target<PerBio = Pending>> Gather<'a, T> {
 
     /// Has the next `sectors` sectors read from `sector` of `device` on. Returns whether it
     /// could: otherwise there is no memory, or there are too many reads.
-    pub(crate) fn read(&mut self, device: &Device, sector: u64, sectors: u32) -> bool {
+    pub(crate) fn read(&mut self, device: &'a Device, sector: u64, sectors: u32) -> bool {
         let sectors = sectors.min(self.left());
         if sectors == 0 {
             return true;

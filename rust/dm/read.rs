@@ -123,7 +123,7 @@ impl<'a, T: Reader> ReadBio<'a, T> {
     /// Reads `extent` of `device` into `buffer`, and then fills the bio from it.
     pub(crate) fn fetch(
         self,
-        device: &Device,
+        device: &'a Device,
         extent: Extent,
         buffer: Buffer,
         job: T::Job,
