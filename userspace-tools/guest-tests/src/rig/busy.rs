@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, ensure, Context as _, Result};
 use rustix::thread::{gettid, sched_setaffinity, CpuSet};
 
-use super::scarce::set;
+use super::set;
 use crate::ctx::Ctx;
 
 /// Debian's program, which busybox has not: it gives a thread real-time priority.

@@ -17,12 +17,13 @@ pub mod sample;
 pub mod scarce;
 pub mod trace;
 
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, Result};
+use anyhow::{bail, Context as _, Result};
 use overlaybd_format::status::ZfileStatus;
 
 use ovbd::dm::DevNo;
@@ -41,6 +42,20 @@ pub fn until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<bool>
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// Sets a parameter of the kernel's until the test ends; returns what it was.
+pub fn set(ctx: &mut Ctx, path: &'static str, value: &str) -> Result<String> {
+    let text = fs::read_to_string(path).context(path)?;
+    // Of several words the one in brackets is in force.
+    let word = text.split(['[', ']']).nth(1).unwrap_or(text.trim());
+    let old = word.to_owned();
+    fs::write(path, value).with_context(|| format!("{value} > {path}"))?;
+    let back = old.clone();
+    ctx.defer("parameter of the kernel", move || {
+        Ok(fs::write(path, back)?)
+    });
+    Ok(old)
 }
 
 /// Where files begin on their devices: tar-wrapped blobs begin at sectors 1 and 3.

@@ -10,6 +10,7 @@ use anyhow::{bail, Context as _, Result};
 use rustix::mount::MountFlags;
 
 use super::map::Memory;
+use super::set;
 use crate::ctx::Ctx;
 use crate::read;
 
@@ -59,21 +60,6 @@ impl Scarce {
         fs::write(WANTED_FREE.0, WANTED_FREE.1)?;
         Ok(Self { _taken: taken })
     }
-}
-
-/// Sets a parameter of the kernel's until the test ends; returns what it was.
-/// Sets a parameter of the kernel for the rest of the test; returns what it was.
-pub fn set(ctx: &mut Ctx, path: &'static str, value: &str) -> Result<String> {
-    let text = fs::read_to_string(path).context(path)?;
-    // Of several words the one in brackets is in force.
-    let word = text.split(['[', ']']).nth(1).unwrap_or(text.trim());
-    let old = word.to_owned();
-    fs::write(path, value).with_context(|| format!("{value} > {path}"))?;
-    let back = old.clone();
-    ctx.defer("parameter of the kernel", move || {
-        Ok(fs::write(path, back)?)
-    });
-    Ok(old)
 }
 
 /// Leaves small pieces free, between pages of a file that can neither be moved nor written back.
