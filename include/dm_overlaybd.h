@@ -18,7 +18,6 @@
 #include <linux/zstd.h>
 
 /* Macros that bindgen cannot evaluate; the prefix is cut off by Kbuild. */
-static const blk_mode_t RUST_CONST_HELPER_BLK_OPEN_READ = BLK_OPEN_READ;
 static const blk_mode_t RUST_CONST_HELPER_BLK_OPEN_WRITE = BLK_OPEN_WRITE;
 static const blk_features_t RUST_CONST_HELPER_BLK_FEAT_POLL = BLK_FEAT_POLL;
 static const blk_flags_t RUST_CONST_HELPER_BLK_FLAG_MISALIGNED = BLK_FLAG_MISALIGNED;
@@ -43,9 +42,12 @@ static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_COMP = __GFP_COMP;
 /* Constructors say what they could not have. */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_CONSTRUCT = GFP_KERNEL | __GFP_NOWARN;
 
-/* One try at an allocation that neither sleeps, warns nor wakes kswapd. */
+/*
+ * One try at an allocation, as mempools make it before they fall back on what they keep: it
+ * neither sleeps nor warns, nor takes of what is kept for those that free memory.
+ */
 static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
-	__GFP_NOWARN | __GFP_NORETRY | __GFP_NOMEMALLOC;
+	GFP_NOWAIT | __GFP_NORETRY | __GFP_NOMEMALLOC;
 
 void *dm_ovbd_page_address(struct page *page);
 

@@ -102,7 +102,10 @@ void dm_ovbd_bio_end(struct bio *bio, blk_status_t status)
 	bio_endio(bio);
 }
 
-/* Items wait for neither I/O nor memory: more of them at a time than CPUs gain nothing. */
+/*
+ * Items wait for neither I/O nor memory until they end their bio: more of them at a time
+ * than CPUs gain nothing.
+ */
 struct workqueue_struct *dm_ovbd_alloc_workqueue(const char *name)
 {
 	return alloc_workqueue("%s", WQ_MEM_RECLAIM | WQ_UNBOUND, num_possible_cpus(), name);
@@ -115,8 +118,8 @@ void dm_ovbd_init_work(struct work_struct *work, work_func_t func)
 
 /*
  * Queues @work for this CPU, or the @nth one after it. A worker of an unbound queue
- * stays with the CPUs that share a cache with the one that it is queued for: in many
- * virtual machines that is none other. If that one goes offline meanwhile, another
+ * begins on one of the CPUs that share a cache with the one that it is queued for: in
+ * many virtual machines that is none other. If that one goes offline meanwhile, another
  * runs it.
  */
 void dm_ovbd_queue_work(struct workqueue_struct *queue, struct work_struct *work,

@@ -18,7 +18,7 @@ pub(crate) struct Counters<const N: usize> {
 // SAFETY: Per-CPU memory belongs to no task.
 unsafe impl<const N: usize> Send for Counters<N> {}
 // SAFETY: Every CPU adds to counters of its own, in one instruction or without being interrupted;
-// the others read and reset them by accesses that are not torn.
+// what others read or reset meanwhile is torn at worst, where a word has 32 bits, and no address.
 unsafe impl<const N: usize> Sync for Counters<N> {}
 
 impl<const N: usize> Counters<N> {

@@ -26,7 +26,8 @@ pub(crate) struct Pages {
 
 // SAFETY: Pages are not bound to a task.
 unsafe impl Send for Pages {}
-// SAFETY: Only their owner writes to them, through a mutable reference or a bio.
+// SAFETY: A shared reference gives their address and, to who vouches that nothing writes to them
+// meanwhile, their bytes.
 unsafe impl Sync for Pages {}
 
 impl Pages {

@@ -14,11 +14,12 @@
 //! 3. [`Reader::process`] is called for each part of the read. If there are several
 //!    parts and CPUs, several workers take one part after the other, so that one that
 //!    is late, or has the next read to send as well, does less. Who has not begun when
-//!    the first worker finds nothing left to do is called off: a read never waits for a
-//!    CPU that does something else. The worker that finishes last gives the buffer back and
-//!    ends the bio.
+//!    the first worker finds nothing left to do is called off: of the CPUs that do something
+//!    else, a read waits for the first worker's at most. The worker that finishes last gives
+//!    the buffer back and ends the bio.
 //!
-//! A work item never waits for I/O or memory.
+//! Until then, a work item waits for neither I/O nor memory. Whose bio it is may do so when it
+//! ends.
 
 use super::{
     bio::{Mapped, ReadBio, Status},
@@ -70,7 +71,7 @@ pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
 pub(crate) struct Extent {
     /// First sector on the device.
     pub(crate) sector: u64,
-    /// Length in bytes; at most the buffer's.
+    /// Length in bytes; more than 0, and at most the buffer's.
     pub(crate) bytes: u32,
 }
 
@@ -92,8 +93,8 @@ struct Worker<T: Reader> {
 ///
 /// - `clone` is the bio that it belongs to, `target` its target, which outlives it.
 /// - `lower` and `segment` are initialised, and in use until `lower` has ended.
-/// - From then on `pending` counts the workers that have neither finished nor been called
-///   off. These share the read; the one that finishes last owns it.
+/// - From then on `pending` counts the workers that have not finished. Those that are called
+///   off finish with the first one. They share the read; the one that finishes last owns it.
 /// - The first worker begins after all others are queued.
 /// - Each part below `next` was taken by one worker.
 pub(crate) struct InFlight<T: Reader> {
@@ -234,7 +235,7 @@ impl<T: Reader> InFlight<T> {
                 read,
                 index,
             });
-            // SAFETY: The work item stays in place until it has run.
+            // SAFETY: The work item stays in place until it has run or was called off.
             unsafe { bindings::dm_ovbd_init_work(worker.work.get(), Some(Self::work)) };
         }
         self.count = count;

@@ -7,8 +7,8 @@
 //! otherwise pages from the allocator; and if there are none, it waits for the
 //! reserve, in `map`, as with a mempool. A read that holds the reserve depends on
 //! nothing but the device below and a work item that waits for neither I/O nor
-//! memory, so that it is given back. A read has its whole buffer or none of it:
-//! two that have halves cannot wait for each other.
+//! memory before it has given it back. Who waits is served in turn. A read has its whole
+//! buffer or none of it: two that have halves cannot wait for each other.
 //!
 //! A few single pages stay with the device when a read gives them back: kernels
 //! that clear what they allocate would spend more on a page than on all the
@@ -45,8 +45,18 @@ struct Idle {
     reserve: Option<Pages>,
     /// Never grows beyond its capacity.
     spare: KVec<Pages>,
-    /// How many reads wait for the reserve.
+    /// How many reads wait for the reserve, which is theirs.
     waiting: usize,
+}
+
+impl Idle {
+    /// The reserve, for a read that has not waited.
+    fn take_reserve(&mut self) -> Option<Pages> {
+        if self.waiting > 0 {
+            return None;
+        }
+        self.reserve.take()
+    }
 }
 
 /// A buffer for one read; back with its device when it is dropped.
@@ -57,10 +67,11 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The first page of a buffer that holds `bytes` bytes at least.
+    /// The first page of a buffer that holds `bytes` bytes at least, which are some: drivers take
+    /// a read of nothing for a long one.
     pub(super) fn page(&self, bytes: usize) -> Option<*mut bindings::page> {
         let pages = self.pages.as_ref()?;
-        (bytes <= pages.len()).then_some(pages.as_page())
+        (1..=pages.len()).contains(&bytes).then_some(pages.as_page())
     }
 
     /// The first `len` bytes.
@@ -114,7 +125,7 @@ impl Reserve {
 
     /// A buffer of `want` bytes; if there is none, a smaller one, of `least()` bytes
     /// at least, which is not more than the reserve holds. Calls `no_memory` before
-    /// it waits for the reserve; `None` if the read would have to and may not.
+    /// it takes the reserve, or waits for it; `None` if the read would have to wait and may not.
     pub(crate) fn buffer(
         self: &Arc<Self>,
         want: usize,
@@ -150,21 +161,25 @@ impl Reserve {
         } else {
             None
         };
-        spare.or_else(|| idle.reserve.take())
+        spare.or_else(|| idle.take_reserve())
     }
 
-    /// The reserve, when it is idle.
+    /// The reserve, when it is idle and nobody else has waited for longer.
     fn wait_for_reserve(&self, wait: bool) -> Option<Pages> {
         let mut idle = self.idle.lock();
-        loop {
-            let pages = idle.reserve.take();
-            if pages.is_some() || !wait {
-                return pages;
-            }
-            idle.waiting = idle.waiting.saturating_add(1);
-            self.returned.wait(&mut idle);
-            idle.waiting = idle.waiting.saturating_sub(1);
+        let pages = idle.take_reserve();
+        if pages.is_some() || !wait {
+            return pages;
         }
+        idle.waiting = idle.waiting.saturating_add(1);
+        let pages = loop {
+            self.returned.wait(&mut idle);
+            if let Some(pages) = idle.reserve.take() {
+                break pages;
+            }
+        };
+        idle.waiting = idle.waiting.saturating_sub(1);
+        Some(pages)
     }
 
     /// Takes a buffer back; returns it if it is not to be kept.
@@ -214,6 +229,17 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_is_not_overtaken() -> Result {
+        let owner = Reserve::new(BYTES)?;
+        owner.idle.lock().waiting = 1;
+        assert!(owner.take_idle(BYTES).is_none());
+        assert!(owner.wait_for_reserve(false).is_none());
+        owner.idle.lock().waiting = 0;
+        assert!(owner.take_idle(BYTES).is_some());
+        Ok(())
+    }
+
+    #[test]
     fn what_is_not_kept_is_given_back() -> Result {
         let owner = Reserve::new(BYTES)?;
         // As long as the reserve, which is there; of another length.
@@ -247,6 +273,7 @@ mod tests {
         assert_eq!(buffer.len(), BYTES);
         assert!(buffer.page(BYTES).is_some());
         assert!(buffer.page(BYTES + 1).is_none());
+        assert!(buffer.page(0).is_none());
         assert!(owner.take_idle(BYTES).is_none());
         // It outlives its device.
         let taken = owner.clone();

@@ -41,7 +41,8 @@ impl WorkQueue {
     ///
     /// # Safety
     ///
-    /// `work` is initialised, not queued, and valid until its function is called.
+    /// `work` is initialised, not queued, and valid until its function is called
+    /// or it is cancelled.
     pub(super) unsafe fn queue(&self, work: *mut bindings::work_struct, nth: u32) {
         // SAFETY: By the type's invariant and the requirements of this function.
         unsafe { bindings::dm_ovbd_queue_work(self.queue.as_ptr(), work, nth) };

@@ -112,7 +112,7 @@ fn busy_cpu(ctx: &mut Ctx) -> Result<()> {
 }
 
 /// Flags with which a buffer is asked for, but for the one that is looked for.
-const TRY: [&str; 3] = ["__GFP_NOMEMALLOC", "__GFP_NORETRY", "__GFP_NOWARN"];
+const TRY: [&str; 3] = ["GFP_NOWAIT", "__GFP_NOMEMALLOC", "__GFP_NORETRY"];
 
 /// A buffer of several pages is one compound page. There are file systems that hold a reference of
 /// each page that they read into, NFS below a loop device with direct I/O for one: those of other
