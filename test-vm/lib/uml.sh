@@ -75,8 +75,12 @@ END
   chmod +x "$UML_ROOT/init"
 }
 
+# The last of the CPUs that this process may use.
+last_cpu() { sed -n 's/^Cpus_allowed_list:.*[^0-9]//p' /proc/self/status; }
+
 # uml_bench NAME MEMORY IMAGE COMMAND...: runs that command of the bench on a disk with IMAGE; what it
-# takes goes to $BENCH/NAME.samples.
+# takes goes to $BENCH/NAME.samples. All on one CPU: kernel and programs are processes that wait for
+# each other, and to wake up another CPU each time takes longer than what they do, and CPU time as well.
 uml_bench() {
   local name=$1 memory=$2 image=$3 kib log=$LOGS/bench-$1.log
   uml_root ovbd-bench
@@ -85,6 +89,7 @@ uml_bench() {
   kib=$(($(stat -c %s "$image") / 1024 + 1024))
   # A hung kernel ignores SIGTERM.
   timeout -k 5 "$LIMIT" "$STATIC_BIN/ovbd-bench" cpu "$BENCH/$name.samples" \
+    taskset -c "$(last_cpu)" \
     "$VM_DIR/in-root" --bind "$UML_TREE:/mnt/uml" --bind "$UML_ROOT:/mnt/files" \
     --bind "$(dirname "$image"):/mnt/bench" \
     /mnt/uml/linux "mem=$memory" seccomp=on "ubd0r=/mnt/bench/${image##*/}" \

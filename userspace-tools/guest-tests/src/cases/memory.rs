@@ -91,20 +91,21 @@ fn reserve(ctx: &mut Ctx) -> Result<()> {
     let failed = format!("order == {order} && pfn == 0xffffffffffffffff");
     let trace = Trace::new(ctx, &[("kmem/mm_page_alloc", &failed)])?;
     // Before there is a reader, who would keep going by the pages that it has.
-    let _scarce = Scarce::new(ctx)?;
+    let scarce = Scarce::new(ctx)?;
     trace.clear()?;
-    Load::with(ctx.rng(), &readers, |load| {
+    let free = Load::with(ctx.rng(), &readers, |load| {
         load.more(READS)?;
-        let waits = trace.lines()?.len() as u64;
-        ensure!(
-            waits > READS * READERS as u64 / 2,
-            "only {waits} reads found no page; there are\n{}",
-            fs::read_to_string("/proc/buddyinfo")?
-        );
         let turned_away = turned_away.load(Ordering::Relaxed);
         ensure!(turned_away > 0, "nobody was told to come again");
-        Ok(())
+        Ok(fs::read_to_string("/proc/buddyinfo")?)
     })?;
+    // To look at the trace takes a large piece as well.
+    drop(scarce);
+    let waits = trace.lines()?.len() as u64;
+    ensure!(
+        waits > READS * READERS as u64 / 2,
+        "only {waits} reads found no page; there were\n{free}"
+    );
     let status = zfile.status(ctx)?;
     ensure!(status.io_errors == 0, "{status}");
     ensure!(
