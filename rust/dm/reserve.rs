@@ -71,7 +71,9 @@ impl Buffer {
     /// a read of nothing for a long one.
     pub(super) fn page(&self, bytes: usize) -> Option<*mut bindings::page> {
         let pages = self.pages.as_ref()?;
-        (1..=pages.len()).contains(&bytes).then_some(pages.as_page())
+        (1..=pages.len())
+            .contains(&bytes)
+            .then_some(pages.as_page())
     }
 
     /// The first `len` bytes.
