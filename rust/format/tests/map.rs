@@ -373,6 +373,55 @@ fn crowded_bucket() {
     }
 }
 
+/// Buckets with any number of segments, on disks on this side of 2^32 sectors, up to them and
+/// beyond, where the keys that follow a bucket may be less than its own.
+#[test]
+fn buckets_of_any_length() {
+    const SPANS: u64 = 4096;
+    for (span, spans) in [
+        (1 << 10, SPANS),
+        (1 << 20, SPANS - 1),
+        (1 << 20, SPANS),
+        (1 << 20, SPANS + 40),
+    ] {
+        // 0 to 39 extents of a sector in each span.
+        let starts = (0..spans).flat_map(|n| (0..n % 40).map(move |i| n * span + 2 * i));
+        let entries: Vec<_> = starts
+            .zip(0..)
+            .map(|(at, n)| Entry::data(at, 1, 8 + 3 * n))
+            .collect();
+        let size = spans * span;
+        let map = build(&[entries.clone()], size);
+        let mut next = entries.iter().peekable();
+        let mut asked: Vec<_> = entries.iter().flat_map(|e| [e.start(), e.end()]).collect();
+        asked.extend((1..=spans).map(|n| n * span - 1));
+        asked.sort_unstable();
+        for sector in asked {
+            while next.next_if(|entry| entry.end() <= sector).is_some() {}
+            let start = next.peek().map_or(size, |entry| entry.start());
+            let expected = match next.peek() {
+                Some(entry) if start <= sector => Segment {
+                    len: 1,
+                    target: Target::Data {
+                        layer: 0,
+                        sector: entry.moffset(),
+                    },
+                },
+                _ => Segment {
+                    len: start - sector,
+                    target: Target::Zero,
+                },
+            };
+            let found = map.lookup(sector);
+            assert_eq!(
+                found,
+                (sector < size).then_some(expected),
+                "{sector} of {size}"
+            );
+        }
+    }
+}
+
 /// Entries that no opened layer has are mapped somehow, without harm.
 #[test]
 fn unchecked_entries_do_no_harm() {
