@@ -303,7 +303,7 @@ fn cpu_rows(rows: &mut Rows, samples: &Samples) {
 }
 
 /// What the speed-up of two threads that only decompress has to be: that there were two CPUs.
-const LEAST_SPEEDUP: f64 = 1.8;
+pub const LEAST_SPEEDUP: f64 = 1.8;
 /// How much of that speed-up is wanted.
 const SHARE: f64 = 0.85;
 
