@@ -391,7 +391,7 @@ fn buckets_of_any_length() {
             .map(|(at, n)| Entry::data(at, 1, 8 + 3 * n))
             .collect();
         let size = spans * span;
-        let map = build(&[entries.clone()], size);
+        let map = build(std::slice::from_ref(&entries), size);
         let mut next = entries.iter().peekable();
         let mut asked: Vec<_> = entries.iter().flat_map(|e| [e.start(), e.end()]).collect();
         asked.extend((1..=spans).map(|n| n * span - 1));
