@@ -53,14 +53,15 @@ bool dm_ovbd_fatal_signal_pending(void)
 /*
  * Whether a table of @bytes leaves a sixteenth of the memory available. How long tables are is
  * for files to say, which may be crafted; their pages are charged to nobody, so that the OOM
- * killer would not find whom it looks for. Small tables need not ask.
+ * killer would not find whom it looks for. Small tables need not ask: those of 255 layers are
+ * 16 MiB at most.
  */
 bool dm_ovbd_memory_to_spare(size_t bytes)
 {
 	long pages = bytes >> PAGE_SHIFT;
 	long kept = totalram_pages() / 16;
 
-	return bytes <= SZ_1M || pages < si_mem_available() - kept;
+	return bytes <= SZ_64K || pages < si_mem_available() - kept;
 }
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev)

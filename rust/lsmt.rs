@@ -10,7 +10,7 @@
 
 use crate::{
     dm::{
-        bio::{Mapped, MappedBio, ReadBio, Status},
+        bio::{EndedBio, Mapped, MappedBio, ReadBio, Status},
         construct::{Arguments, Below, Constructor, DeviceName, Refusal},
         counters::Counters,
         device::Device,
@@ -37,6 +37,7 @@ use kernel::{ffi::c_int, prelude::*, sync::Arc};
 const READS: usize = 0;
 const ZERO_SECTORS: usize = 1;
 const TAIL_SECTORS: usize = 2;
+const READS_FAILED: usize = 3;
 
 /// The most pieces that a bio is taken apart into at a time; dm core sends the rest again.
 const MAX_PIECES: usize = 256;
@@ -75,7 +76,7 @@ pub(crate) struct Lsmt {
     /// The largest logical block of a layer's device, in sectors.
     block: Sectors,
     map: Map<Kernel>,
-    counters: Counters<3>,
+    counters: Counters<4>,
 }
 
 /// A layer under construction: with its index, which is gone after the merge.
@@ -369,6 +370,7 @@ impl Lsmt {
     }
 }
 
+#[vtable]
 impl Target for Lsmt {
     const NAME: &'static CStr = c"lsmt";
     const VERSION: [u32; 3] = [1, 1, 0];
@@ -418,10 +420,16 @@ impl Target for Lsmt {
         }
     }
 
+    fn ended(&self, bio: EndedBio<'_>) {
+        if bio.is_lost() {
+            self.counters.add(READS_FAILED, 1);
+        }
+    }
+
     fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> fmt::Result {
         match kind {
             StatusKind::Info => {
-                let [reads, zero_sectors, tail_sectors] = self.counters.sums();
+                let [reads, zero_sectors, tail_sectors, io_errors] = self.counters.sums();
                 let status = LsmtStatus {
                     layers: self.layers.len() as u64,
                     extents: self.map.segments(),
@@ -429,6 +437,7 @@ impl Target for Lsmt {
                     reads,
                     zero_sectors,
                     tail_sectors,
+                    io_errors,
                 };
                 write!(out, "{status}")
             }

@@ -69,6 +69,28 @@ impl Mapped<'_> {
     };
 }
 
+/// A bio of a target that has ended, successfully or not.
+pub(crate) struct EndedBio<'a> {
+    bio: &'a bindings::bio,
+    status: Status,
+}
+
+impl<'a> EndedBio<'a> {
+    pub(super) fn new(bio: &'a bindings::bio, status: Status) -> Self {
+        Self { bio, status }
+    }
+
+    /// Whether the bio failed, and that is somebody's loss.
+    ///
+    /// Not if nobody waits for the data: who needs them will read them again, and a suspended
+    /// device fails all readahead. And not if its submitter has only been told to come again.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.status != Status::OK
+            && self.status != Status::AGAIN
+            && self.bio.bi_opf & bindings::DM_OVBD_REQ_RAHEAD == 0
+    }
+}
+
 /// A bio that a target has to map.
 ///
 /// # Invariants

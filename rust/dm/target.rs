@@ -5,7 +5,7 @@
 //! C header: `include/linux/device-mapper.h`
 
 use super::{
-    bio::{Mapped, MappedBio},
+    bio::{EndedBio, Mapped, MappedBio, Status},
     construct::{Arguments, Constructor, Refusal},
     device::Device,
     limits::Limits,
@@ -14,7 +14,7 @@ use super::{
 use crate::bindings;
 use core::{marker::PhantomData, mem::size_of, pin::Pin};
 use kernel::{
-    error::{from_result, to_result},
+    error::{from_result, to_result, VTABLE_DEFAULT_ERROR},
     ffi::{c_char, c_int, c_uint, c_void},
     prelude::*,
     sync::Arc,
@@ -26,7 +26,8 @@ use kernel::{
 /// A value of the implementing type is one line of one table: device-mapper
 /// makes it by [`Target::construct`] when the table is loaded and drops it when
 /// the table is gone. Between the two, every callback may run on several CPUs
-/// at once; all of them run in task context.
+/// at once; all of them but [`Target::ended`] run in task context.
+#[vtable]
 pub(crate) trait Target: Sized + Send + Sync + 'static {
     /// The name in a table line. The module alias `dm-NAME` loads it on demand.
     const NAME: &'static CStr;
@@ -55,6 +56,12 @@ pub(crate) trait Target: Sized + Send + Sync + 'static {
     /// memory that is preallocated or can be done without, and wait for nothing but its return,
     /// if the bio may wait at all.
     fn map<'a>(&'a self, bio: MappedBio<'a, Self>) -> Mapped<'a>;
+
+    /// Sees a bio that [`Target::map`] took, when it has ended. Must not sleep: runs wherever
+    /// drivers end bios, in interrupts too.
+    fn ended(&self, _bio: EndedBio<'_>) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Writes the words that follow the target's name in status and table.
     fn status(&self, kind: StatusKind, out: &mut StatusWriter<'_>) -> core::fmt::Result;
@@ -148,6 +155,11 @@ impl<T: Target> Registration<T> {
             ctr: Some(Self::ctr),
             dtr: Some(Self::dtr),
             map: Some(Self::map),
+            end_io: if T::HAS_ENDED {
+                Some(Self::end_io)
+            } else {
+                None
+            },
             status: Some(Self::status),
             message: Some(Self::message),
             iterate_devices: Some(Self::iterate_devices),
@@ -204,6 +216,21 @@ impl<T: Target> Registration<T> {
         // SAFETY: dm core keeps `ti` until every bio that it mapped has ended.
         let (target, bio) = unsafe { (target_of::<T>(ti), MappedBio::from_raw(ti, bio)) };
         target.map(bio).into_raw()
+    }
+
+    /// # Safety
+    ///
+    /// Only called by dm core: `ti` is live, `bio` is a clone that belonged to it, `error` says
+    /// how that ended.
+    unsafe extern "C" fn end_io(
+        ti: *mut bindings::dm_target,
+        bio: *mut bindings::bio,
+        error: *mut bindings::blk_status_t,
+    ) -> c_int {
+        // SAFETY: By the requirements of this function; dm core frees the clone after this call.
+        let (target, bio, error) = unsafe { (target_of::<T>(ti), &*bio, *error) };
+        target.ended(EndedBio::new(bio, Status::from_raw(error)));
+        bindings::DM_ENDIO_DONE as c_int
     }
 
     /// # Safety

@@ -5,7 +5,7 @@
 //! ```text
 //! zfile: lz4|zstd block_size N blocks N size N read_sectors N decompressed_bytes N
 //!        cache_hits N reserve_waits N crc_errors N decompress_errors N io_errors N
-//! lsmt:  layers N extents N size N reads N zero_sectors N tail_sectors N
+//! lsmt:  layers N extents N size N reads N zero_sectors N tail_sectors N io_errors N
 //! ```
 
 use core::fmt;
@@ -137,15 +137,18 @@ pub struct LsmtStatus {
     pub zero_sectors: Sectors,
     /// Reads of a layer's last sector that is not full.
     pub tail_sectors: Sectors,
+    /// Reads that failed because a layer's device failed them.
+    pub io_errors: u64,
 }
 
-const LSMT_KEYS: [&str; 6] = [
+const LSMT_KEYS: [&str; 7] = [
     "layers",
     "extents",
     "size",
     "reads",
     "zero_sectors",
     "tail_sectors",
+    "io_errors",
 ];
 
 impl LsmtStatus {
@@ -154,7 +157,7 @@ impl LsmtStatus {
         let mut words = Words::new(line);
         let values = words.values(LSMT_KEYS)?;
         words.finish()?;
-        let [layers, extents, size, reads, zero_sectors, tail_sectors] = values;
+        let [layers, extents, size, reads, zero_sectors, tail_sectors, io_errors] = values;
         Ok(Self {
             layers,
             extents,
@@ -162,6 +165,7 @@ impl LsmtStatus {
             reads,
             zero_sectors,
             tail_sectors,
+            io_errors,
         })
     }
 }
@@ -175,6 +179,7 @@ impl fmt::Display for LsmtStatus {
             self.reads,
             self.zero_sectors,
             self.tail_sectors,
+            self.io_errors,
         ];
         let mut separator = "";
         for (key, value) in LSMT_KEYS.iter().zip(values) {

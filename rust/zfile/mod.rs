@@ -85,6 +85,7 @@ impl Zfile {
     }
 }
 
+#[vtable]
 impl Target for Zfile {
     const NAME: &'static CStr = c"zfile";
     const VERSION: [u32; 3] = [1, 1, 0];

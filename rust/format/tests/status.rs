@@ -10,7 +10,8 @@ const ZFILE: &str = "zstd block_size 4096 blocks 9 size 36001 read_sectors 4 \
     decompressed_bytes 5 cache_hits 6 reserve_waits 11 crc_errors 7 \
     decompress_errors 8 io_errors 10";
 
-const LSMT: &str = "layers 3 extents 44 size 2048 reads 5 zero_sectors 6 tail_sectors 1";
+const LSMT: &str = "layers 3 extents 44 size 2048 reads 5 zero_sectors 6 tail_sectors 1 \
+    io_errors 7";
 
 #[test]
 fn lines_are_as_documented() {
@@ -36,6 +37,7 @@ fn lines_are_as_documented() {
         reads: 5,
         zero_sectors: 6,
         tail_sectors: 1,
+        io_errors: 7,
     };
     assert_eq!(lsmt.to_string(), LSMT);
     assert_eq!(LsmtStatus::parse(LSMT), Ok(lsmt));
@@ -87,9 +89,10 @@ proptest! {
     }
 
     #[test]
-    fn lsmt_round_trip(values: [u64; 6]) {
-        let [layers, extents, size, reads, zero_sectors, tail_sectors] = values;
-        let status = LsmtStatus { layers, extents, size, reads, zero_sectors, tail_sectors };
+    fn lsmt_round_trip(values: [u64; 7]) {
+        let [layers, extents, size, reads, zero_sectors, tail_sectors, io_errors] = values;
+        let status =
+            LsmtStatus { layers, extents, size, reads, zero_sectors, tail_sectors, io_errors };
         prop_assert_eq!(LsmtStatus::parse(&status.to_string()), Ok(status));
     }
 }

@@ -60,7 +60,7 @@ fn main() -> io::Result<()> {
     write(
         "status",
         "lsmt",
-        b"layers 3 extents 44 size 2048 reads 5 zero_sectors 6 tail_sectors 1",
+        b"layers 3 extents 44 size 2048 reads 5 zero_sectors 6 tail_sectors 1 io_errors 7",
     )?;
     write(
         "merge",

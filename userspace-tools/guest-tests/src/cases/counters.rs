@@ -132,6 +132,7 @@ fn lsmt(ctx: &mut Ctx) -> Result<()> {
         reads: 0,
         zero_sectors: 0,
         tail_sectors: 0,
+        io_errors: 0,
     };
     let mut status = fresh;
     let reads = Direct::open(&device.path)?;

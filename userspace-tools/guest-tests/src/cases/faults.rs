@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{ensure, Context as _, Result};
-use overlaybd_format::status::ZfileStatus;
+use overlaybd_format::status::{LsmtStatus, ZfileStatus};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -246,7 +246,11 @@ fn error_below_lsmt(ctx: &mut Ctx) -> Result<()> {
     let lower = with_hole(ctx, &disk, total, first, 8)?;
     let params = format!("1 {} 0 {}", lower.dev, bytes.len());
     let device = ctx.target(sectors(), "lsmt", &params)?;
-    check(&device.path, &content, |block| block == BAD)
+    check(&device.path, &content, |block| block == BAD)?;
+    let status = ctx.status(&device)?;
+    let counted = LsmtStatus::parse(&status)?.io_errors;
+    ensure!(counted > 0, "{status}");
+    Ok(())
 }
 
 /// A device below that changes a byte of every read: no read is wrong, each is refused.

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{ensure, Context as _, Result};
+use ovbd::dm::Id;
 use overlaybd_format::status::LsmtStatus;
 use rustix::io::Errno;
 
@@ -191,9 +192,13 @@ fn one_fails(ctx: &mut Ctx) -> Result<()> {
             let extent = extents[ctx.rng().index(extents.len())];
             let bad = placed.sector + stack.places[layer] + extent.place;
             linear.fail(ctx, &(bad..bad + 1))?;
+            ctx.dm()?.message(Id::Dev(device.dev.0), 0, "reset_stats")?;
             let result = direct.read(0, stack.content.len());
             let found = errno(result.err().context("a read that should fail")?.into())?;
             ensure!(found == Errno::IO, "{lower:?}: {found}");
+            let status = ctx.status(&device)?;
+            let counted = LsmtStatus::parse(&status)?.io_errors;
+            ensure!(counted == 1, "{lower:?}: {status}");
             // What lies before it and behind it is there.
             let first = (extent.start * SECTOR) as usize;
             for range in [0..first, first + SECTOR as usize..stack.content.len()] {

@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{ensure, Context as _, Result};
 use overlaybd_format::zfile::Algorithm;
-
+use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use crate::ctx::{output, Ctx, SECTOR};
-use crate::forge;
+use crate::ctx::{meminfo, output, Ctx, SECTOR};
+use crate::forge::{self, Extent, Layer};
 use crate::harness::Case;
 use crate::read::{self, Buffer, Device, Mode};
 use crate::rig::load::{Load, Read};
@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("memory.reserve", reserve),
         Case::new("memory.evicted_programs", evicted_programs),
+        Case::new("memory.indexes_of_many_layers", indexes_of_many_layers),
     ]
 }
 
@@ -114,6 +115,38 @@ fn reserve(ctx: &mut Ctx) -> Result<()> {
     );
     // What was lent came back.
     device.whole(Mode::Direct, BLOCK as usize)
+}
+
+/// Layers whose indexes are small, one by one, are refused before there is no memory left for
+/// others; the OOM killer would find nobody but this program.
+fn indexes_of_many_layers(ctx: &mut Ctx) -> Result<()> {
+    const LAYERS: usize = 255;
+    // 1 MiB of them in each layer.
+    const ENTRIES: u64 = (1 << 20) / 16;
+    const PIECE: u64 = 8 << 20;
+    let extents = (0..ENTRIES).map(|number| Extent {
+        start: 2 * number,
+        length: 1,
+        place: 0,
+        zeroed: true,
+    });
+    let sectors = 2 * ENTRIES;
+    let layer = Layer::new(sectors * SECTOR).with_index(extents.collect());
+    let layer = layer.bytes();
+    let disk = ctx.image(&layer)?;
+    let params = format!(
+        "{LAYERS}{}",
+        format!(" {} 0 {}", disk.dev, layer.len()).repeat(LAYERS)
+    );
+
+    let kept = meminfo("MemTotal")? / 16;
+    let mut ballast = Vec::new();
+    // A third of what the layers would take.
+    while meminfo("MemAvailable")? > kept + LAYERS as u64 * ENTRIES * 16 / 3 {
+        ballast.push(vec![1_u8; PIECE as usize]);
+    }
+    ctx.refused(sectors, "lsmt", &params)?
+        .expect(Errno::NOMEM, "Cannot allocate index")
 }
 
 const CGROUPS: &str = "/sys/fs/cgroup";

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
-use crate::ctx::{target, Ctx, Disk, LoopSpec, SECTOR};
+use crate::ctx::{meminfo, target, Ctx, Disk, LoopSpec, SECTOR};
 use crate::forge::{self, Codec, Layer, Zfile};
 use crate::harness::Case;
 
@@ -293,10 +293,7 @@ fn no_size(ctx: &mut Ctx) -> Result<()> {
 /// nothing of it to others: that is found before anything of it is read.
 fn too_many_entries(ctx: &mut Ctx) -> Result<()> {
     const ENTRY: u64 = 16;
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let total = total.and_then(|kib| kib.trim().strip_suffix(" kB"));
-    let memory = total.context("MemTotal")?.parse::<u64>()? << 10;
+    let memory = meminfo("MemTotal")?;
     for bytes in [2 * memory, (memory - memory / 20) & !0xfff] {
         refuse_entries(ctx, bytes / ENTRY, ENTRY)?;
     }

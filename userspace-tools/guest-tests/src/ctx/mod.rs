@@ -334,6 +334,17 @@ pub fn number(variable: &str, default: u64) -> Result<u64> {
     }
 }
 
+/// What `/proc/meminfo` has under `name`, in bytes.
+pub fn meminfo(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(':')?.to_owned());
+    let value = text
+        .lines()
+        .find_map(value)
+        .with_context(|| name.to_owned())?;
+    Ok(value.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+}
+
 /// A line of a table: so many sectors from `start` on.
 pub fn target(start: u64, sectors: u64, kind: &str, params: &str) -> Target {
     Target {

@@ -4,7 +4,7 @@
 
 use ovbd::dm::Name;
 use ovbd::image::size::Human;
-use ovbd::list::{self, Image, Inner, LayerCounters, Listing, Verity};
+use ovbd::list::{self, Image, ImageCounters, Inner, LayerCounters, Listing, Verity};
 use ovbd::output::Output;
 use ovbd::Result;
 
@@ -55,14 +55,22 @@ fn image_text(image: &Image) -> String {
         text += &format!("  mounted on {}\n", mount.display());
     }
     if let Some(c) = &image.counters {
-        text += &format!(
-            "  {} extents, {} reads, {} sectors in no layer\n",
-            c.extents, c.reads, c.zero_sectors
-        );
+        text += &image_counters_text(c);
     }
     text += &memory_text(image.memory_bytes);
     for (i, lower) in image.layers.iter().enumerate() {
         text += &format!("  layer {i}: {}\n", lower_text(lower));
+    }
+    text
+}
+
+fn image_counters_text(c: &ImageCounters) -> String {
+    let mut text = format!(
+        "  {} extents, {} reads, {} sectors in no layer\n",
+        c.extents, c.reads, c.zero_sectors
+    );
+    if c.io_errors > 0 {
+        text += &format!("  ERRORS: {} reads\n", c.io_errors);
     }
     text
 }
@@ -153,6 +161,22 @@ mod tests {
         assert_eq!(verity_text(&verity), fine);
         verity.corrupted = true;
         assert!(verity_text(&verity).starts_with(&format!("{fine}  CORRUPTED: ")));
+    }
+
+    #[test]
+    fn an_images_errors_stand_out() {
+        let mut counters = ImageCounters {
+            extents: 5,
+            reads: 7,
+            zero_sectors: 16,
+            tail_sectors: 0,
+            io_errors: 0,
+        };
+        let fine = "  5 extents, 7 reads, 16 sectors in no layer\n";
+        assert_eq!(image_counters_text(&counters), fine);
+        counters.io_errors = 3;
+        let bad = image_counters_text(&counters);
+        assert_eq!(bad, format!("{fine}  ERRORS: 3 reads\n"));
     }
 
     #[test]

@@ -30,7 +30,8 @@ mod tests {
     /// The examples of the documentation.
     #[test]
     fn memory_is_as_documented() {
-        let status = "layers 3 extents 24000 size 393216 reads 0 zero_sectors 0 tail_sectors 0";
+        let status =
+            "layers 3 extents 24000 size 393216 reads 0 zero_sectors 0 tail_sectors 0 io_errors 0";
         assert_eq!(image(&LsmtStatus::parse(status).unwrap()), 300_300);
         let zfile = |block_size: u64| {
             let blocks = (1u64 << 30) / block_size;

@@ -232,6 +232,7 @@ fn image_counters(status: &LsmtStatus) -> ImageCounters {
         reads: status.reads,
         zero_sectors: status.zero_sectors,
         tail_sectors: status.tail_sectors,
+        io_errors: status.io_errors,
     }
 }
 
@@ -300,12 +301,13 @@ mod tests {
             ("zstd", 3, 2)
         );
         assert_eq!(counters.io_errors, 5);
-        let line = "layers 2 extents 7 size 16 reads 4 zero_sectors 1 tail_sectors 0";
+        let line = "layers 2 extents 7 size 16 reads 4 zero_sectors 1 tail_sectors 0 io_errors 2";
         let expected = ImageCounters {
             extents: 7,
             reads: 4,
             zero_sectors: 1,
             tail_sectors: 0,
+            io_errors: 2,
         };
         assert_eq!(image_counters(&LsmtStatus::parse(line).unwrap()), expected);
     }

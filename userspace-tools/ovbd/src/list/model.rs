@@ -231,6 +231,8 @@ pub struct ImageCounters {
     pub zero_sectors: u64,
     /// Reads of a layer's last sector that is not full.
     pub tail_sectors: u64,
+    /// Reads that failed because a layer's device failed them.
+    pub io_errors: u64,
 }
 
 /// What a compressed layer has counted.
