@@ -52,11 +52,14 @@ static const gfp_t RUST_CONST_HELPER_DM_OVBD_GFP_TRY =
 void *dm_ovbd_page_address(struct page *page);
 
 bool dm_ovbd_may_work_here(const struct task_struct *submitter);
+unsigned int dm_ovbd_this_cpu(void);
+unsigned int dm_ovbd_possible_cpus(void);
 unsigned int dm_ovbd_online_cpus(void);
 void dm_ovbd_cond_resched(void);
 bool dm_ovbd_fatal_signal_pending(void);
 bool dm_ovbd_memory_to_spare(size_t bytes);
 
+u64 dm_ovbd_bdev_max_bytes(struct block_device *bdev);
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev);
 unsigned int dm_ovbd_bdev_logical_block_size(struct block_device *bdev);
 struct bio *dm_ovbd_bio_alloc(unsigned short vecs, blk_opf_t opf, gfp_t gfp);
@@ -78,6 +81,8 @@ void dm_ovbd_counter_reset(u64 __percpu *counters, unsigned int index);
 
 struct shrinker *dm_ovbd_shrinker_alloc(const char *name);
 
-void dm_ovbd_sha256(const u8 *data, size_t len, u8 *digest);
+bool dm_ovbd_sha256_init(struct sha256_ctx *ctx);
+void dm_ovbd_sha256_update(struct sha256_ctx *ctx, const u8 *data, size_t len);
+void dm_ovbd_sha256_final(struct sha256_ctx *ctx, u8 *digest);
 
 #endif

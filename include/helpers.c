@@ -35,6 +35,16 @@ bool dm_ovbd_may_work_here(const struct task_struct *submitter)
 	       !bio_in_atomic();
 }
 
+unsigned int dm_ovbd_this_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+unsigned int dm_ovbd_possible_cpus(void)
+{
+	return num_possible_cpus();
+}
+
 unsigned int dm_ovbd_online_cpus(void)
 {
 	return num_online_cpus();
@@ -62,6 +72,12 @@ bool dm_ovbd_memory_to_spare(size_t bytes)
 	long kept = totalram_pages() / 16;
 
 	return bytes <= SZ_64K || pages < si_mem_available() - kept;
+}
+
+/* How long a request may be. */
+u64 dm_ovbd_bdev_max_bytes(struct block_device *bdev)
+{
+	return (u64)queue_max_sectors(bdev_get_queue(bdev)) << SECTOR_SHIFT;
 }
 
 u64 dm_ovbd_bdev_bytes(struct block_device *bdev)
@@ -180,10 +196,28 @@ struct shrinker *dm_ovbd_shrinker_alloc(const char *name)
 	return shrinker_alloc(0, "%s", name);
 }
 
-/* Only for integrity measurement, with which dm core has the library, too. */
-void dm_ovbd_sha256(const u8 *data, size_t len, u8 *digest)
+/*
+ * SHA-256 is only for integrity measurement, with which dm core has the library, too: whether
+ * that is so.
+ */
+bool dm_ovbd_sha256_init(struct sha256_ctx *ctx)
 {
 #ifdef CONFIG_IMA
-	sha256(data, len, digest);
+	sha256_init(ctx);
+#endif
+	return IS_ENABLED(CONFIG_IMA);
+}
+
+void dm_ovbd_sha256_update(struct sha256_ctx *ctx, const u8 *data, size_t len)
+{
+#ifdef CONFIG_IMA
+	sha256_update(ctx, data, len);
+#endif
+}
+
+void dm_ovbd_sha256_final(struct sha256_ctx *ctx, u8 *digest)
+{
+#ifdef CONFIG_IMA
+	sha256_final(ctx, digest);
 #endif
 }

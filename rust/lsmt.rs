@@ -25,6 +25,7 @@ use crate::{
         self,
         lsmt::{Entry, Layer as LayerFile},
         map::{self, Map},
+        platform::Platform as _,
         status::LsmtStatus,
         table::{LayerArg, LsmtArgs},
         Bytes, ReadAt as _, Sectors, SECTOR,
@@ -41,6 +42,8 @@ const READS_FAILED: usize = 3;
 
 /// The most pieces that a bio is taken apart into at a time; dm core sends the rest again.
 const MAX_PIECES: usize = 256;
+/// After how many extents a loop gives others the CPU.
+const RELAX: usize = 4096;
 /// Pieces of so many sectors are sent on as they are: to list the pages of a long one costs more
 /// than to have dm core send it.
 const LONG_PIECE: u32 = 128;
@@ -235,7 +238,7 @@ impl Lsmt {
     }
 
     /// A remapped bio has to keep to the logical blocks of the device that it
-    /// goes to: refuses layers in which one would not.
+    /// goes to: refuses layers in which one would not. `block` is the largest of them.
     fn check_alignment(
         name: &DeviceName,
         layers: &[Layer],
@@ -257,15 +260,25 @@ impl Lsmt {
                 return Err(Refusal::invalid(c"Data end within logical block"));
             }
         }
+        let mut passed = 0_usize;
         for segment in map.iter() {
-            let begins = match segment.target {
+            passed = passed.wrapping_add(1);
+            if passed % RELAX == 0 {
+                Kernel::relax();
+            }
+            // Sectors that the segment is past the beginning of a block of its layer's device.
+            let past = match segment.target {
                 map::Target::Zero => 0,
-                map::Target::Data { layer, sector } => layers
-                    .get(usize::from(layer))
-                    .map_or(0, |layer| layer.offset.wrapping_add(sector)),
+                map::Target::Data { layer, sector } => {
+                    layers.get(usize::from(layer)).map_or(0, |layer| {
+                        // Logical block sizes are powers of two.
+                        let mask = layer.block().saturating_sub(1);
+                        layer.offset.wrapping_add(sector) & mask
+                    })
+                }
             };
             // Where a segment starts follows from the lengths of those before it.
-            if (segment.len | begins) % block != 0 {
+            if past != 0 || segment.len % block != 0 {
                 dm_err!(
                     Self::NAME,
                     "{name}: extent at sector {} is not aligned to logical blocks of {} bytes",
@@ -446,14 +459,13 @@ impl Target for Lsmt {
                 let (layers, size) = (self.layers.len(), self.map.size());
                 write!(out, ",nr_layers={layers},size={size}")?;
                 let attributes = Attributes(&self.layers);
-                // dm core measures 2048 bytes and no more: about 28 layers.
-                if out.fits(&attributes, ";".len()) {
-                    write!(out, "{attributes};")
-                } else {
-                    let table = TableArgs(&self.layers);
-                    let hash = TextHash::of(&table).map_err(|_| fmt::Error)?;
-                    write!(out, ",layers_hash={hash};")
+                // The list is of about 28 layers at most.
+                if !out.is_measured(&attributes, ";".len()) {
+                    if let Some(hash) = TextHash::of(&TableArgs(&self.layers)) {
+                        return write!(out, ",layers_hash={hash};");
+                    }
                 }
+                write!(out, "{attributes};")
             }
         }
     }

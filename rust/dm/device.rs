@@ -73,6 +73,12 @@ impl Device {
         unsafe { bindings::dm_ovbd_bdev_logical_block_size(self.bdev()) }
     }
 
+    /// The length of its requests, in bytes: what is longer is split.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        // SAFETY: The block device is open, by the type's invariant.
+        unsafe { bindings::dm_ovbd_bdev_max_bytes(self.bdev()) }
+    }
+
     /// Reads from `sector` on into `data` and waits for it. For constructors.
     ///
     /// `sector` and the length of `data` have to be multiples of the logical
@@ -80,14 +86,18 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// The error of the device, `EINVAL` if `data` is too long for a bio, or `EINTR` if the
-    /// task is being killed: a crafted file can have a constructor read for minutes.
+    /// The error of the device, or `EINTR` if the task is being killed: a crafted file can have a
+    /// constructor read for minutes.
     pub(crate) fn read(&self, sector: u64, data: &mut KVec<u8>) -> Result {
         // SAFETY: It only looks at the current task.
         if unsafe { bindings::dm_ovbd_fatal_signal_pending() } {
             return Err(EINTR);
         }
         let len = data.len();
+        if len == 0 {
+            // It has no address.
+            return Ok(());
+        }
         // SAFETY: The block device is open, by the type's invariant; `data` is memory
         // of kmalloc that nobody else uses until the call returns.
         to_result(unsafe {

@@ -51,10 +51,10 @@ pub(crate) trait Reader: Target<PerBio = InFlight<Self>> {
     /// What `map` passes on to [`Reader::process`].
     type Job: Send + Sync;
 
-    /// The queue for what cannot be done at once.
+    /// The queue for what cannot be done at once. Must not sleep: called wherever drivers end bios.
     fn queue(&self) -> &WorkQueue;
 
-    /// Into how many parts a read is to be split: 1 to [`MAX_PARTS`].
+    /// Into how many parts a read is to be split: 1 to [`MAX_PARTS`]. Must not sleep, either.
     fn parts(&self, job: &Self::Job) -> u32;
 
     /// Fills the bio's part number `part` from `data`, which was read from below.
@@ -194,30 +194,32 @@ impl<T: Reader> InFlight<T> {
     ///
     /// Only called by the block layer, once, for a bio that [`ReadBio::fetch`] submitted.
     unsafe extern "C" fn lower_end_io(lower: *mut bindings::bio) {
-        // SAFETY: The bio has ended, and is not used after this, although it is part of the read.
-        // That is what `fetch` stored; nobody else uses it until it has workers.
+        // SAFETY: The bio has ended, and is not used after this, although it is part of the read,
+        // which is what `fetch` stored.
         let (below, read) = unsafe {
             bindings::bio_uninit(lower);
             let read = (*lower).bi_private.cast::<Self>();
-            (Status::from_raw((*lower).bi_status), &mut *read)
+            (Status::from_raw((*lower).bi_status), read)
         };
-        read.below = below;
-        // SAFETY: The target outlives the read.
-        let target = unsafe { &*read.target };
-        if read.below == Status::OK {
-            read.parts = target.parts(&read.job).clamp(1, MAX_PARTS);
-        }
-        let count = online_cpus()
-            .clamp(1, MAX_WORKERS)
-            .min(read.parts.max(1) as usize);
+        // SAFETY: Nobody else uses the read until it has workers; its target outlives it.
+        let (target, job, submitter) =
+            unsafe { (&*(*read).target, &(*read).job, (*read).submitter) };
+        let parts = match below {
+            Status::OK => target.parts(job).clamp(1, MAX_PARTS),
+            _ => 0,
+        };
+        let count = online_cpus().clamp(1, MAX_WORKERS);
+        let count = count.min(parts.max(1) as usize);
         // SAFETY: It only looks at the current task.
-        let here = unsafe { bindings::dm_ovbd_may_work_here(read.submitter) };
+        let here = unsafe { bindings::dm_ovbd_may_work_here(submitter) };
         // The first worker needs no work item if it is run here.
         let first = usize::from(here);
-        read.prepare(first, count);
-        let read = ptr::from_mut(read);
-        // SAFETY: The workers from `first` up to `count` are prepared, and none was run.
+        // SAFETY: The read is ours until the workers from `first` up to `count` are queued, none of
+        // which was run.
         unsafe {
+            (*read).below = below;
+            (*read).parts = parts;
+            Self::prepare(read, first, count);
             Self::queue(read, first, count, target.queue());
             if here {
                 Self::run(read, 0);
@@ -225,22 +227,33 @@ impl<T: Reader> InFlight<T> {
         }
     }
 
-    /// Prepares the work items of `count` workers, but for those before number `first`.
-    fn prepare(&mut self, first: usize, count: usize) {
-        let read = ptr::from_mut(self);
-        let slots = self.workers.iter_mut().enumerate();
-        for (index, slot) in slots.take(count).skip(first) {
-            let worker = slot.write(Worker {
-                work: Opaque::uninit(),
-                read,
-                index,
-            });
-            // SAFETY: The work item stays in place until it has run or was called off.
-            unsafe { bindings::dm_ovbd_init_work(worker.work.get(), Some(Self::work)) };
+    /// Prepares the work items of `count` workers, [`MAX_WORKERS`] at most, but for those before
+    /// number `first`.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else uses `read`.
+    unsafe fn prepare(read: *mut Self, first: usize, count: usize) {
+        for index in first..count {
+            // SAFETY: By the requirement of this function. The work item stays in place until it
+            // has run or was called off.
+            unsafe {
+                let worker = (&raw mut (*read).workers).cast::<Worker<T>>().add(index);
+                worker.write(Worker {
+                    work: Opaque::uninit(),
+                    read,
+                    index,
+                });
+                let work = Opaque::cast_into(&raw const (*worker).work);
+                bindings::dm_ovbd_init_work(work, Some(Self::work));
+            }
         }
-        self.count = count;
         // INVARIANT: None of the workers has finished.
-        self.pending.store(count as u32, ordering::Relaxed);
+        // SAFETY: By the requirement of this function.
+        unsafe {
+            (*read).count = count;
+            (*read).pending.store(count as u32, ordering::Relaxed);
+        }
     }
 
     /// Queues the workers from number `first` up to `end`, each for another CPU. The first one

@@ -63,6 +63,20 @@ pub(crate) fn online_cpus() -> usize {
     cpus.max(1) as usize
 }
 
+/// How many CPUs there may ever be online: 1 at least.
+pub(crate) fn possible_cpus() -> usize {
+    // SAFETY: It only reads a number.
+    let cpus = unsafe { bindings::dm_ovbd_possible_cpus() };
+    cpus.max(1) as usize
+}
+
+/// The CPU that this runs on, at the moment.
+pub(crate) fn this_cpu() -> usize {
+    // SAFETY: It only reads a number.
+    let cpu = unsafe { bindings::dm_ovbd_this_cpu() };
+    cpu as usize
+}
+
 #[kernel::macros::kunit_tests(dm_overlaybd_work)]
 mod tests {
     use super::*;

@@ -29,7 +29,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{ordering, Atomic},
-        Arc,
+        UniqueArc,
     },
 };
 
@@ -168,11 +168,16 @@ impl Zfile {
             return bio.end(Status::OK);
         }
 
-        let run = self.fit(self.run(blocks), MAX_READ as usize);
+        let wait = bio.may_wait();
+        let room = match wait {
+            true => MAX_READ.into(),
+            // What would have to be split below is not read without waiting.
+            false => self.device.max_bytes().min(MAX_READ.into()),
+        };
+        let run = self.fit(self.run(blocks), room as usize);
         let first = run.blocks.start;
         let least = || self.run(first..first.saturating_add(1)).len();
         let no_memory = || self.counters.add(RESERVE_WAITS, 1);
-        let wait = bio.may_wait();
         let Some(buffer) = self.reserve.buffer(run.len(), least, wait, no_memory) else {
             return bio.end(Status::AGAIN);
         };
@@ -308,14 +313,17 @@ impl Zfile {
     /// Decompresses into memory of its own, or returns `None` if there is none.
     fn decompress_to_keep(&self, payload: &[u8], len: usize) -> Result<Option<Block>, Fault> {
         let flags = GFP_NOWAIT | __GFP_NOWARN;
-        let Ok(mut content) = KVec::<u8>::zeroed(len, flags) else {
+        let Ok(content) = KVec::<u8>::zeroed(len, flags) else {
+            return Ok(None);
+        };
+        let Ok(mut content) = UniqueArc::new(content, flags) else {
             return Ok(None);
         };
         let span = Span::from(content.as_mut_slice());
         if self.shared.decompress(payload, span) != Some(len) {
             return Err(Fault::Corrupt);
         }
-        Ok(Arc::new(content, flags).ok())
+        Ok(Some(content.into()))
     }
 
     /// Counts a block that cannot be had, and says so in the log.

@@ -7,7 +7,7 @@ use crate::dm::{
     codec::{self, Zstd},
     segments::Span,
     shrinker::Shrinker,
-    work::WorkQueue,
+    work::{self, WorkQueue},
 };
 use crate::format::zfile::{Algorithm, MAX_BLOCK_SIZE};
 use kernel::{
@@ -25,8 +25,11 @@ use kernel::{
 pub(crate) struct Shared {
     pub(super) queue: WorkQueue,
     pub(super) cache: Shrinker<Cache>,
-    /// One for each CPU that was online.
+    /// One for each CPU that there may be.
     scratch: KVec<Pin<KBox<Mutex<Scratch>>>>,
+    /// How many of them have memory, from the first on: one for each CPU that was online when the
+    /// last device joined.
+    ready: Atomic<usize>,
     #[pin]
     users: Mutex<Users>,
     next_device: Atomic<u64>,
@@ -51,7 +54,7 @@ impl Shared {
     /// Allocates all but the scratch memory, which comes with the first device.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let cpus = crate::dm::work::online_cpus();
+            let cpus = work::possible_cpus();
             let mut scratch = KVec::with_capacity(cpus, GFP_KERNEL)?;
             for _ in 0..cpus {
                 let slot = KBox::pin_init(new_mutex!(Scratch::default()), GFP_KERNEL)?;
@@ -62,6 +65,7 @@ impl Shared {
                 queue: WorkQueue::new(c"dm-zfile")?,
                 cache: Shrinker::new(c"dm-zfile", cache)?,
                 scratch,
+                ready: Atomic::new(0),
                 users <- new_mutex!(Users::default()),
                 next_device: Atomic::new(0),
             }? Error))
@@ -71,15 +75,20 @@ impl Shared {
     /// Some scratch memory: one that is free, or the next that becomes so.
     /// Task context.
     pub(super) fn scratch(&self) -> Option<Guard<'_, Scratch, MutexBackend>> {
-        let free = self.scratch.iter().find_map(|slot| slot.try_lock());
-        free.or_else(|| self.scratch.first().map(|slot| slot.lock()))
+        let slots = self.scratch.get(..self.ready.load(ordering::Relaxed))?;
+        let free = slots.iter().find_map(|slot| slot.try_lock());
+        free.or_else(|| {
+            // Not all who wait wait for the same one.
+            let slot = work::this_cpu().checked_rem(slots.len())?;
+            slots.get(slot).map(|slot| slot.lock())
+        })
     }
 
     /// Allocates scratch memory for one more device.
     fn join(&self, algorithm: Algorithm) -> Result {
         let mut users = self.users.lock();
         let zstd = usize::from(algorithm == Algorithm::Zstd);
-        let grown = self.grow(users.all == 0, zstd == 1 && users.zstd == 0);
+        let grown = self.grow(zstd == 1 || users.zstd > 0);
         if grown.is_ok() {
             users.all = users.all.saturating_add(1);
             users.zstd = users.zstd.saturating_add(zstd);
@@ -97,19 +106,22 @@ impl Shared {
         self.trim(&users);
     }
 
-    /// Allocates what is asked for in all slots. Not while a slot is locked: the
-    /// allocation may wait for a read that waits for the slot.
-    fn grow(&self, block: bool, zstd: bool) -> Result {
-        for slot in &self.scratch {
-            if block {
+    /// Allocates what is missing in the slots of CPUs that are online. Not while a slot is locked:
+    /// the allocation may wait for a read that waits for the slot.
+    fn grow(&self, zstd: bool) -> Result {
+        let wanted = work::online_cpus().max(self.ready.load(ordering::Relaxed));
+        let wanted = wanted.min(self.scratch.len());
+        for slot in self.scratch.iter().take(wanted) {
+            if slot.lock().block.is_empty() {
                 let block = KVVec::zeroed(MAX_BLOCK_SIZE as usize, GFP_KERNEL)?;
                 slot.lock().block = block;
             }
-            if zstd {
+            if zstd && slot.lock().zstd.is_none() {
                 let zstd = Zstd::new()?;
                 slot.lock().zstd = Some(zstd);
             }
         }
+        self.ready.store(wanted, ordering::Relaxed);
         Ok(())
     }
 
@@ -122,6 +134,9 @@ impl Shared {
             if users.all == 0 {
                 slot.lock().block = KVVec::new();
             }
+        }
+        if users.all == 0 {
+            self.ready.store(0, ordering::Relaxed);
         }
     }
 }

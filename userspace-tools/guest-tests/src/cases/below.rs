@@ -137,8 +137,8 @@ fn lsmt_on_large_blocks(ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-/// A device has the largest blocks of those below. One of these has smaller ones, and not a whole
-/// number of large ones.
+/// A device has the largest blocks of those below. One of these has smaller ones, not a whole number
+/// of large ones, and a layer that is aligned to its own only.
 fn lsmt_on_mixed_blocks(ctx: &mut Ctx) -> Result<()> {
     let bytes = forge::content(16 << 10, ctx.rng());
     let lower = Layer::new(1 << 20).data(8, &bytes[..8192]);
@@ -154,11 +154,12 @@ fn lsmt_on_mixed_blocks(ctx: &mut Ctx) -> Result<()> {
     let upper = upper.with_index(index);
     let dir = ctx.scratch()?;
     let mut params = "2".to_owned();
-    for (layer, block_size) in [(&lower, 4096), (&upper, SECTOR as u32)] {
+    for (layer, block_size, offset) in [(&lower, 4096, 0), (&upper, SECTOR as u32, 3)] {
         let file = dir.join(block_size.to_string());
-        let mut disk = layer.bytes();
-        let length = disk.len();
-        disk.resize(length.next_multiple_of(block_size as usize), 0);
+        let mut disk = vec![0; offset * SECTOR as usize];
+        let length = layer.bytes().len();
+        disk.extend_from_slice(&layer.bytes());
+        disk.resize(disk.len().next_multiple_of(block_size as usize), 0);
         ensure!(
             (disk.len() % 4096 == 0) == (block_size == 4096),
             "{}",
@@ -169,7 +170,7 @@ fn lsmt_on_mixed_blocks(ctx: &mut Ctx) -> Result<()> {
             block_size,
             ..LoopSpec::of(file)
         })?)?;
-        params += &format!(" {} 0 {length}", disk.dev);
+        params += &format!(" {} {offset} {length}", disk.dev);
     }
     let device = ctx.target(lower.virtual_size() / SECTOR, "lsmt", &params)?;
     read::check_blocks(&device.path, content, 4096, ctx.rng())

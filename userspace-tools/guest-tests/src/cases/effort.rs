@@ -3,6 +3,7 @@
 //! What a read costs, as the kernel's tracepoints tell: how often its work is handed over to
 //! another task, what memory it takes, and what it asks of the device below.
 
+use std::fs;
 use std::path::Path;
 use std::thread;
 
@@ -28,6 +29,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("effort.hand_overs", hand_overs),
         Case::new("effort.busy_cpu", busy_cpu),
         Case::new("effort.buffers", buffers),
+        Case::new("effort.cpus_that_come", cpus_that_come),
         Case::new("effort.readahead", readahead),
         Case::new("effort.bombs.lz4", |ctx| bombs(ctx, Codec::Lz4)),
         Case::new("effort.bombs.zstd", |ctx| bombs(ctx, Codec::Zstd)),
@@ -74,6 +76,32 @@ fn hand_overs(ctx: &mut Ctx) -> Result<()> {
                 );
             }
         }
+    }
+    Ok(())
+}
+
+/// Each CPU has memory to decompress into, also one that was offline when the first device came: as
+/// in virtual machines that are given more CPUs.
+fn cpus_that_come(ctx: &mut Ctx) -> Result<()> {
+    let cpus = thread::available_parallelism()?.get();
+    ensure!(cpus > 1, "there is one CPU");
+    let cpu = Path::new("/sys/devices/system/cpu").join(format!("cpu{}/online", cpus - 1));
+    let form = Form::new(Algorithm::Lz4, 4 << 10);
+    let content = sample::content(SIZE, ctx.rng());
+    // 64 KiB for each.
+    let scratch = [("kmem/kmalloc", "bytes_req == 65536")];
+    let trace = Trace::new(ctx, &scratch)?;
+    let online = cpu.clone();
+    ctx.defer("CPU", move || Ok(fs::write(online, "1")?));
+    for (state, expected) in [("0", cpus - 1), ("1", 1), ("1", 0)] {
+        fs::write(&cpu, state).with_context(|| cpu.display().to_string())?;
+        trace.clear()?;
+        let zfile = Zfile::new(ctx, Lower::RamDisk, form, content.clone())?;
+        let lines = trace.lines()?;
+        let of_module = |line: &&String| line.contains("dm_overlaybd");
+        let found = lines.iter().filter(of_module).count();
+        ensure!(found == expected, "{found}, expected {expected}: {lines:?}");
+        Device::open(zfile.path(), &zfile.content)?.whole(Mode::Direct, SIZE)?;
     }
     Ok(())
 }

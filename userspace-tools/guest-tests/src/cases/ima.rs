@@ -10,7 +10,7 @@ use anyhow::{ensure, Context as _, Result};
 use ovbd::image::digest::Digest;
 use rustix::mount::MountFlags;
 
-use crate::ctx::{Ctx, Device, SECTOR};
+use crate::ctx::{output, Ctx, Device, SECTOR};
 use crate::forge::Layer;
 use crate::golden::Shape;
 use crate::harness::Case;
@@ -134,6 +134,9 @@ fn lsmt(ctx: &mut Ctx, layers: usize) -> Result<bool> {
         }
     };
     ensure!(text == expected, "measured {text}, expected {expected}");
+    // Who asks, with whatever buffer, is told the same.
+    let asked = output(&["dmsetup", "measure", &device.name])?;
+    ensure!(asked.trim_end().ends_with(&expected), "{asked}");
     ctx.remove(&device)?;
     Ok(fits)
 }

@@ -11,6 +11,7 @@ use ovbd::dm::DevNo;
 use overlaybd_format::zfile::Algorithm;
 
 use crate::ctx::{output, Ctx, Device, SECTOR};
+use crate::forge;
 use crate::harness::Case;
 use crate::read;
 use crate::rig::lower::{self, Lower};
@@ -22,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("limits.of_a_disk_below", of_a_disk_below),
         Case::new("limits.of_stripes_below", of_stripes_below),
         Case::new("limits.offsets_below", offsets_below),
+        Case::new("limits.at_once", at_once),
     ]
 }
 
@@ -68,6 +70,23 @@ fn of_a_disk_below(ctx: &mut Ctx) -> Result<()> {
     let boundary = limit(zfile.lower.dev, "queue/virt_boundary_mask")?;
     ensure!(boundary != 0, "the disk takes gaps");
     expect_free(ctx, &zfile)
+}
+
+/// What does not compress is stored longer than it is, so that a read below would be longer than its
+/// device takes: who does not wait gets what is not split there, and the rest in another read.
+fn at_once(ctx: &mut Ctx) -> Result<()> {
+    const LENGTH: usize = 32 << 10;
+    let disk = lower::null_blk(ctx, 4 << 20, &[("max_sectors", "64")])?;
+    let content = forge::content(SIZE, ctx.rng());
+    let zfile = Zfile::on(ctx, &disk, Form::new(Algorithm::Lz4, 4 << 10), content)?;
+    let longest = limit(zfile.lower.dev, "queue/max_sectors_kb")?;
+    ensure!(longest << 10 == LENGTH as i64, "{longest} KiB");
+    let device = read::Device::open(zfile.path(), &zfile.content)?;
+    for offset in (0..SIZE - LENGTH).step_by(LENGTH) {
+        let answered = device.at_once(offset as u64, LENGTH)?;
+        ensure!(answered, "no answer at {offset}");
+    }
+    Ok(())
 }
 
 /// A device in whose reads no stripe must be crossed.
