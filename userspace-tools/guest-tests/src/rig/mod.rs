@@ -15,6 +15,7 @@ pub mod marker;
 pub mod queued;
 pub mod sample;
 pub mod scarce;
+pub mod stack;
 pub mod trace;
 
 use std::fs;
