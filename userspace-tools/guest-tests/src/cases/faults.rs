@@ -9,13 +9,19 @@ use std::path::Path;
 
 use anyhow::{ensure, Context as _, Result};
 use overlaybd_format::status::{LsmtStatus, ZfileStatus};
+use overlaybd_format::zfile::Algorithm;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::ctx::{target, Ctx, Device, Disk, SECTOR};
 use crate::forge::{self, Codec, Zfile};
 use crate::harness::{Case, KernelLog};
-use crate::read;
+use crate::read::{self, Mode};
+use crate::rig::load::Read;
+use crate::rig::lower::Lower;
+use crate::rig::queued::Queued;
+use crate::rig::sample::Form;
+use crate::rig::{self, stuck};
 
 /// Bytes of the original: sixteen blocks.
 const ORIGINAL: usize = 64 << 10;
@@ -36,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("faults.error_below_lsmt", error_below_lsmt),
         Case::new("faults.corruption_below", corruption_below),
         Case::new("faults.slow_below", slow_below),
+        Case::new("faults.stuck_below", stuck_below),
         Case::new("faults.device_shrinks", device_shrinks),
     ]
 }
@@ -281,6 +288,31 @@ fn slow_below(ctx: &mut Ctx) -> Result<()> {
     let lower = ctx.device_of(&[late(0, half, 20), late(half, total - half, 5)])?;
     let device = sample.device_on(ctx, &lower.dev.to_string(), "")?;
     read::check(&device.path, sample.content.clone(), ctx.rng())
+}
+
+/// A device below that does not answer: whoever reads another device does not wait with those who
+/// read this one, however many they are.
+fn stuck_below(ctx: &mut Ctx) -> Result<()> {
+    /// Many more than there are CPUs, or pages that a device keeps.
+    const READERS: usize = 64;
+    let form = Form::new(Algorithm::Lz4, BLOCK as u32);
+    let content = forge::content(ORIGINAL, ctx.rng());
+    let (first, linear) = rig::Zfile::over_linear(ctx, Lower::NullTimer, form, content.clone())?;
+    let second = rig::Zfile::new(ctx, Lower::NullTimer, form, content)?;
+    let one = read::Device::open(first.path(), &first.content)?;
+    let other = read::Device::open(second.path(), &second.content)?;
+    let block: Read<'_> = &|rng| {
+        let offset = rng.index(ORIGINAL / BLOCK) * BLOCK;
+        one.read(Mode::Direct, offset as u64, read::page().all())
+    };
+    let whole: Read<'_> = &|_| other.whole(Mode::Direct, BLOCK);
+    let buffered: Read<'_> = &|_| {
+        read::drop_caches()?;
+        other.whole(Mode::Buffered, ORIGINAL)
+    };
+    let queued = Queued::new(ctx, linear.device.dev)?;
+    let all = |_: &mut Ctx| Ok(queued.reads()?.len() >= READERS);
+    stuck::beside(ctx, &linear, &[block; READERS], all, &[whole, buffered])
 }
 
 /// A device below that is shorter than when the table was loaded.

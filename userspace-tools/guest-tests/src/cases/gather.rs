@@ -2,21 +2,20 @@
 
 //! Reads that reach into many extents: which reads of the layers they become, and how they end.
 
-use std::fmt::Write as _;
-
 use anyhow::{ensure, Context as _, Result};
 use ovbd::dm::Id;
 use overlaybd_format::status::LsmtStatus;
 use rustix::io::Errno;
 
-use crate::ctx::{Ctx, Device, SECTOR};
+use crate::ctx::{Ctx, SECTOR};
 use crate::forge::{self, Extent, Layer};
-use crate::golden::MARKER;
 use crate::harness::Case;
 use crate::read::{self, Direct};
 use crate::rig::blocks::errno;
-use crate::rig::lower::{Lower, Placed};
+use crate::rig::lower::Lower;
 use crate::rig::queued::Queued;
+use crate::rig::stack::{Stack, LAYERS, PIECES};
+use crate::rig::trace::{self, Trace, COMPLETE};
 use crate::rig::Linear;
 
 pub fn cases() -> Vec<Case> {
@@ -30,81 +29,6 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case::new("gather.strangers", strangers));
     cases.push(Case::new("gather.one_fails", one_fails));
     cases
-}
-
-const LAYERS: usize = 4;
-/// Pieces of a disk that is dealt out; every other layer's turn is one of zeros that no layer has.
-const PIECES: usize = 160;
-/// The most sectors of a piece.
-const LONGEST: u64 = 15;
-
-/// Layers that lie one behind the other on a device.
-struct Stack {
-    layers: Vec<Layer>,
-    content: Vec<u8>,
-    /// The device's bytes.
-    file: Vec<u8>,
-    /// The first sector of each layer there.
-    places: Vec<u64>,
-}
-
-impl Stack {
-    fn new(layers: Vec<Layer>, size: usize) -> Self {
-        let mut content = vec![0; size];
-        let (mut file, mut places) = (Vec::new(), Vec::new());
-        for layer in &layers {
-            layer.apply(&mut content);
-            places.push(file.len() as u64 / SECTOR);
-            file.extend_from_slice(&layer.bytes());
-            file.resize((file.len() + 1).next_multiple_of(SECTOR as usize), MARKER);
-        }
-        Self {
-            layers,
-            content,
-            file,
-            places,
-        }
-    }
-
-    /// Pieces dealt out to layers in turn, each of which has its own in order.
-    fn dealt(ctx: &mut Ctx) -> Self {
-        let mut lengths = Vec::new();
-        for _ in 0..PIECES {
-            lengths.push(ctx.rng().within(1..LONGEST + 1));
-        }
-        let size = (lengths.iter().sum::<u64>() * SECTOR) as usize;
-        let mut layers = vec![Layer::new(size as u64); LAYERS];
-        let mut start = 0;
-        for (number, length) in lengths.into_iter().enumerate() {
-            // One turn in so many is nobody's.
-            if let Some(layer) = layers.get_mut(number % (LAYERS + 1)) {
-                let bytes = forge::content((length * SECTOR) as usize, ctx.rng());
-                *layer = layer.clone().data(start, &bytes);
-            }
-            start += length;
-        }
-        Self::new(layers, size)
-    }
-
-    /// A device over the layers, of which `below` is what they lie on.
-    fn device(&self, ctx: &mut Ctx, lower: &Placed, below: &str) -> Result<Device> {
-        let mut params = self.layers.len().to_string();
-        for (layer, place) in self.layers.iter().zip(&self.places) {
-            let (sector, length) = (lower.sector + place, layer.bytes().len());
-            write!(params, " {below} {sector} {length}")?;
-        }
-        ctx.target(self.content.len() as u64 / SECTOR, "lsmt", &params)
-    }
-
-    /// Where the data are on the device, sectors, a range for each extent.
-    fn extents(&self, lower: &Placed) -> Vec<(u64, u64)> {
-        let places = self.layers.iter().zip(&self.places);
-        let extents = places.flat_map(|(layer, place)| {
-            let at = lower.sector + place;
-            layer.index.iter().map(move |e| (at + e.place, e.length))
-        });
-        extents.collect()
-    }
 }
 
 /// The single sectors of ranges, in order.
@@ -131,7 +55,7 @@ fn neighbours(ctx: &mut Ctx, lower: Lower) -> Result<()> {
         ensure!(read == stack.content, "wrong bytes");
         Ok(())
     })?;
-    let extents = stack.extents(&placed);
+    let extents = stack.extents(placed.sector);
     ensure!(sectors(&reads) == sectors(&extents), "read {reads:?}");
     ensure!(
         reads.len() * 4 < extents.len(),
@@ -173,13 +97,14 @@ fn strangers(ctx: &mut Ctx) -> Result<()> {
         reads.len()
     );
     ensure!(
-        sectors(&reads) == sectors(&stack.extents(&placed)),
+        sectors(&reads) == sectors(&stack.extents(placed.sector)),
         "other sectors"
     );
     read::check(&device.path, stack.content, ctx.rng())
 }
 
-/// A read fails if one of those that it became does, and only then.
+/// A read fails if one of those that it became does, and only then; with the last of them, within a
+/// second.
 fn one_fails(ctx: &mut Ctx) -> Result<()> {
     let stack = Stack::dealt(ctx);
     for lower in [Lower::Disk, Lower::RamDisk, Lower::NullTimer] {
@@ -187,13 +112,19 @@ fn one_fails(ctx: &mut Ctx) -> Result<()> {
         let linear = Linear::new(ctx, &placed)?;
         let device = stack.device(ctx, &placed, &linear.device.dev.to_string())?;
         let direct = Direct::open(&device.path)?;
+        let trace = Trace::new(ctx, &[(COMPLETE, "")])?;
         for layer in 0..LAYERS {
             let extents = &stack.layers[layer].index;
             let extent = extents[ctx.rng().index(extents.len())];
             let bad = placed.sector + stack.places[layer] + extent.place;
             linear.fail(ctx, &(bad..bad + 1))?;
             ctx.dm()?.message(Id::Dev(device.dev.0), 0, "reset_stats")?;
+            trace.clear()?;
             let result = direct.read(0, stack.content.len());
+            let delays =
+                trace::delays(&trace.lines()?, &[COMPLETE], linear.device.dev, device.dev)?;
+            ensure!(!delays.is_empty(), "{lower:?}: no error in the trace");
+            ensure!(delays.iter().all(|&s| s < 1.0), "{lower:?}: {delays:?} s");
             let found = errno(result.err().context("a read that should fail")?.into())?;
             ensure!(found == Errno::IO, "{lower:?}: {found}");
             let status = ctx.status(&device)?;

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _, Result};
-use ovbd::dm::DevNo;
 use overlaybd_format::zfile::Algorithm;
 use rustix::io::Errno;
 
@@ -23,7 +22,7 @@ use crate::rig::blocks::{errno, meet, Blocks};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::{self, null_blk_control, Lower};
 use crate::rig::sample::{self, Form};
-use crate::rig::trace::{self, Trace};
+use crate::rig::trace::{self, Trace, COMPLETE, REQUEST_ERROR};
 use crate::rig::{self, until, Zfile};
 
 /// Bytes of content; enough for a dozen blocks of 64 KiB.
@@ -289,32 +288,15 @@ fn errors_are_passed_on(ctx: &mut Ctx) -> Result<()> {
         let bad = some_sectors(&blocks);
         let control = null_blk_control(&zfile.lower.path)?.join("badblocks");
         fs::write(&control, format!("+{}-{}", bad.start, bad.end - 1))?;
-        let errors = [
-            ("block/block_rq_error", ""),
-            ("block/block_bio_complete", "error != 0"),
-        ];
-        let trace = Trace::new(ctx, &errors)?;
+        let trace = Trace::new(ctx, &[(REQUEST_ERROR, ""), (COMPLETE, "error != 0")])?;
         let failed = blocks.check(needs(&blocks, &bad))?;
         let (below, above) = (zfile.lower.dev, zfile.device.dev);
-        let (mut last, mut passed_on) = (None, 0);
-        for line in trace.lines()? {
-            if line.contains(&event_of("block_rq_error", below)) {
-                last = Some(trace::seconds(&line)?);
-            } else if line.contains(&event_of("block_bio_complete", above)) {
-                let took = trace::seconds(&line)? - last.context("an error from nowhere")?;
-                ensure!(took < 1.0, "{lower:?}: it took {took} s");
-                passed_on += 1;
-            }
-        }
+        let delays = trace::delays(&trace.lines()?, &[REQUEST_ERROR], below, above)?;
+        ensure!(delays.iter().all(|&s| s < 1.0), "{lower:?}: {delays:?} s");
+        let passed_on = delays.len() as u64;
         ensure!(passed_on == failed, "{passed_on} errors of {failed}");
     }
     Ok(())
-}
-
-/// How an event of a device begins in a trace.
-fn event_of(event: &str, dev: DevNo) -> String {
-    let (major, minor) = (rustix::fs::major(dev.0), rustix::fs::minor(dev.0));
-    format!("{event}: {major},{minor} ")
 }
 
 /// A disk that cannot read some sectors says why, and so does what stands on it.

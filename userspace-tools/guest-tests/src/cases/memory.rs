@@ -21,6 +21,7 @@ use crate::rig::load::{Load, Read};
 use crate::rig::lower::{self, Lower};
 use crate::rig::sample::{self, Form};
 use crate::rig::scarce::{self, Scarce};
+use crate::rig::stuck;
 use crate::rig::trace::Trace;
 use crate::rig::Zfile;
 use crate::rng::Rng;
@@ -28,6 +29,7 @@ use crate::rng::Rng;
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("memory.reserve", reserve),
+        Case::new("memory.reserve_is_nobody_elses", nobody_elses),
         Case::new("memory.evicted_programs", evicted_programs),
         Case::new("memory.indexes_of_many_layers", indexes_of_many_layers),
     ]
@@ -115,6 +117,27 @@ fn reserve(ctx: &mut Ctx) -> Result<()> {
     );
     // What was lent came back.
     device.whole(Mode::Direct, BLOCK as usize)
+}
+
+/// The readers of one device have its reserve, and wait for what is below: those of another one find
+/// no page either, and go on by its own.
+fn nobody_elses(ctx: &mut Ctx) -> Result<()> {
+    let content = forge::content((BLOCKS * BLOCK) as usize, ctx.rng());
+    let (first, linear) = Zfile::over_linear(ctx, Lower::NullTimer, FORM, content)?;
+    let second = noise(ctx)?;
+    let one = Device::open(first.path(), &first.content)?;
+    let other = Device::open(second.path(), &second.content)?;
+    let single: Read<'_> = &|rng| read_blocks(&one, 1, rng);
+    let whole: Read<'_> = &|_| other.whole(Mode::Direct, BLOCK as usize);
+    let scarce = Scarce::new(ctx)?;
+    // Who waits for the reserve does so because another one has it.
+    let waits = |ctx: &mut Ctx| Ok(first.status(ctx)?.reserve_waits > 0);
+    stuck::beside(ctx, &linear, &[single; READERS], waits, &[whole; 3])?;
+    drop(scarce);
+    let status = second.status(ctx)?;
+    ensure!(status.reserve_waits > 0, "{status}");
+    ensure!(status.io_errors == 0, "{status}");
+    Ok(())
 }
 
 /// Layers whose indexes are small, one by one, are refused before there is no memory left for

@@ -2,23 +2,29 @@
 
 //! Everything that can be done to a device, by several at once, while it is read.
 
+mod subject;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{anyhow, ensure, Context as _, Result};
-use ovbd::dm::udev::Udev;
-use ovbd::dm::{node, Dm, Id, Target};
-use overlaybd_format::status::{LsmtStatus, ZfileStatus};
+use ovbd::dm::Dm;
 use overlaybd_format::zfile::Algorithm;
 use rustix::io::Errno;
 
-use crate::ctx::{number, output, Ctx, Device, SECTOR};
+use crate::ctx::{number, output, Ctx};
+use crate::forge::Layer;
 use crate::harness::Case;
-use crate::read::{self, Buffer, Direct, Mode};
+use crate::read::{self, Buffer, Mode};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::Lower;
+use crate::rig::queued::Queued;
 use crate::rig::sample::{self, Form};
-use crate::rig::Zfile;
+use crate::rig::stack::Stack;
+use crate::rig::{self, until, Zfile};
 use crate::rng::Rng;
+use subject::{doom, no_errors, Subject};
 
 pub fn cases() -> Vec<Case> {
     vec![Case::new("races.everything_at_once", everything_at_once)]
@@ -27,107 +33,22 @@ pub fn cases() -> Vec<Case> {
 /// Of each of those who do something, and on each device, unless the environment has another number.
 const OPERATIONS: u64 = 60;
 const VARIABLE: &str = "OVBD_OPERATIONS";
+/// Devices that go together with the module, so many times less.
+const FEWER: u64 = 4;
 const SIZE: usize = 1 << 20;
 const BLOCK: u64 = 32 << 10;
-
-/// A device and the table that it must always show.
-struct Subject {
-    device: Device,
-    table: Vec<Target>,
-}
-
-impl Subject {
-    fn new(ctx: &mut Ctx, device: Device) -> Result<Self> {
-        let table = ctx.dm()?.table(Id::Dev(device.dev.0))?;
-        Ok(Self { device, table })
-    }
-
-    fn id(&self) -> Id<'_> {
-        Id::Dev(self.device.dev.0)
-    }
-
-    fn ask(&self, dm: &Dm) -> Result<()> {
-        let table = dm.table(self.id())?;
-        ensure!(table == self.table, "{table:?}, expected {:?}", self.table);
-        let status = dm.status(self.id())?;
-        let line = status.first().context("no status")?;
-        match line.kind.as_str() {
-            "zfile" => no_errors(&ZfileStatus::parse(&line.params)?),
-            _ => LsmtStatus::parse(&line.params)
-                .map(drop)
-                .map_err(Into::into),
-        }
-    }
-
-    fn reset(&self, dm: &Dm) -> Result<()> {
-        Ok(dm.message(self.id(), 0, "reset_stats")?)
-    }
-
-    /// Opens it, reads a sector, closes it.
-    fn open(&self, rng: &mut Rng) -> Result<()> {
-        let sector = rng.within(0..self.table[0].length);
-        Direct::open(&self.device.path)?.read(sector * SECTOR, 512)?;
-        Ok(())
-    }
-
-    /// Another device with the same table comes, is read, and goes.
-    fn twin(&self, dm: &Dm, rng: &mut Rng) -> Result<()> {
-        let name = format!("{}-twin", self.device.name);
-        let dev = dm.create(&name, "")?.dev;
-        let result = self.read_twin(dm, dev, rng);
-        dm.remove(Id::Name(&name), &Udev::begin())?;
-        node::forget(&name);
-        result.context(name)
-    }
-
-    fn read_twin(&self, dm: &Dm, dev: u64, rng: &mut Rng) -> Result<()> {
-        dm.load(dev, &self.table)?;
-        dm.resume(dev, &Udev::begin())?;
-        let twin = Device::new(self.device.name.clone(), dev);
-        let sector = rng.within(0..self.table[0].length);
-        let bytes = |device: &Device| Direct::open(&device.path)?.read(sector * SECTOR, 512);
-        ensure!(bytes(&twin)? == bytes(&self.device)?, "sector {sector}");
-        Ok(())
-    }
-
-    /// Waits for what the readers did not wait for: the kernel's reads ahead of them.
-    fn drain(&self, dm: &Dm) -> Result<()> {
-        let dev = self.device.dev.0;
-        dm.suspend(dev)?;
-        dm.resume(dev, &Udev::begin())?;
-        Ok(())
-    }
-
-    /// Suspends it, with or without another table, and lets it go on.
-    fn change(&self, dm: &Dm, rng: &mut Rng) -> Result<()> {
-        let dev = self.device.dev.0;
-        match rng.index(3) {
-            0 => dm.suspend(dev)?,
-            1 => dm.load(dev, &self.table)?,
-            _ => {
-                dm.suspend(dev)?;
-                dm.load(dev, &self.table)?;
-            }
-        }
-        dm.resume(dev, &Udev::begin())?;
-        Ok(())
-    }
-}
-
-fn no_errors(status: &ZfileStatus) -> Result<()> {
-    let errors = status.crc_errors + status.decompress_errors + status.io_errors;
-    ensure!(errors == 0, "{status}");
-    Ok(())
-}
+const FORM: Form = Form::new(Algorithm::Zstd, BLOCK as u32);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one of those who do something does, to each device in turn.
 type Operation = fn(&Subject, &Dm, &mut Rng) -> Result<()>;
 
-const DEEDS: [Operation; 6] = [
+const DEEDS: [Operation; 7] = [
     |subject, dm, _| subject.ask(dm),
     |subject, dm, _| subject.reset(dm),
     |subject, _, rng| subject.open(rng),
     |subject, dm, rng| subject.twin(dm, rng),
+    |subject, dm, rng| subject.vanish(dm, rng),
     |_, _, _| shrink(),
     |_, _, _| unload(),
 ];
@@ -138,6 +59,16 @@ fn unload() -> Result<()> {
     match rustix::system::delete_module(c"dm_overlaybd", nonblock as i32) {
         Err(Errno::WOULDBLOCK) => Ok(()),
         other => Err(anyhow!("unloading a module in use: {other:?}")),
+    }
+}
+
+/// Unloads it if it is not in use; returns whether it is gone.
+fn unloaded() -> Result<bool> {
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits();
+    match rustix::system::delete_module(c"dm_overlaybd", nonblock as i32) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(other) => Err(anyhow!("unloading: {other}")),
     }
 }
 
@@ -157,19 +88,25 @@ fn repeat(times: u64, operation: Operation, subjects: &[&Subject], mut rng: Rng)
     Ok(())
 }
 
+/// Half of it with a layer in one piece, the other half with layers in many, the reads of which are
+/// gathered.
 fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
-    let times = number(VARIABLE, OPERATIONS)?;
+    let times = number(VARIABLE, OPERATIONS)?.div_ceil(2);
     let content = sample::content(SIZE, ctx.rng());
-    let layer = sample::layer(&content, &[])?;
-    let (size, sectors) = (layer.len() as u64, SIZE as u64 / SECTOR);
-    let zfile = Zfile::new(
-        ctx,
-        Lower::NullTimer,
-        Form::new(Algorithm::Zstd, BLOCK as u32),
-        layer,
-    )?;
-    let below = format!("1 {} 0 {size}", zfile.device.dev);
-    let lsmt = ctx.target(sectors, "lsmt", &below)?;
+    let layer = Layer::new(SIZE as u64).data(0, &content);
+    for stack in [Stack::new(vec![layer], SIZE), Stack::dealt(ctx)] {
+        let zfile = Zfile::new(ctx, Lower::NullTimer, FORM, stack.file.clone())?;
+        at_once(ctx, times, &stack, &zfile)?;
+        for _ in 0..times.div_ceil(FEWER) {
+            all_goes(ctx, &stack, &zfile)?;
+        }
+    }
+    Ok(())
+}
+
+fn at_once(ctx: &mut Ctx, times: u64, stack: &Stack, zfile: &Zfile) -> Result<()> {
+    let below = zfile.device.dev.to_string();
+    let lsmt = ctx.target(stack.sectors(), "lsmt", &stack.words(&below, 0)?)?;
     let subjects = [
         Subject::new(ctx, zfile.device.clone())?,
         Subject::new(ctx, lsmt.clone())?,
@@ -180,7 +117,7 @@ fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
     let mut rng = ctx.rng().fork();
     let mut rngs: Vec<Rng> = (0..DEEDS.len() + 2).map(|_| ctx.rng().fork()).collect();
     let padded = zfile.padded();
-    let image = read::Device::open(&lsmt.path, &content)?;
+    let image = read::Device::open(&lsmt.path, &stack.content)?;
     let file = read::Device::open(zfile.path(), &padded)?;
     let readers: [Read<'_>; 4] = [
         &|rng| image.random(Mode::Direct, 1, rng),
@@ -208,7 +145,10 @@ fn everything_at_once(ctx: &mut Ctx) -> Result<()> {
         // Everybody is still there.
         load.more(2)
     })?;
-    counts_are_right(ctx, &subjects, &zfile)?;
+    counts_are_right(ctx, &subjects, zfile)?;
+    if stack.layers.len() > 1 {
+        is_gathered(ctx, stack, zfile, &image)?;
+    }
     drop((image, file));
     ctx.remove(&lsmt)?;
     ctx.remove(&zfile.device)?;
@@ -237,5 +177,55 @@ fn counts_are_right(ctx: &mut Ctx, subjects: &[Subject; 2], zfile: &Zfile) -> Re
         status.decompressed_bytes == blocks * BLOCK,
         "{blocks} blocks: {status}"
     );
+    Ok(())
+}
+
+/// Reads of the layers become fewer reads of what they lie on.
+fn is_gathered(
+    ctx: &mut Ctx,
+    stack: &Stack,
+    zfile: &Zfile,
+    image: &read::Device<'_>,
+) -> Result<()> {
+    let queued = Queued::new(ctx, zfile.device.dev)?;
+    let reads = queued.of(|| image.whole(Mode::Direct, SIZE))?.len();
+    let extents = stack.extents(0).len();
+    ensure!(reads * 4 < extents, "{extents} extents are {reads} reads");
+    Ok(())
+}
+
+/// The last devices go with who reads them, and the module with the devices, while what it keeps is
+/// asked for.
+fn all_goes(ctx: &mut Ctx, stack: &Stack, zfile: &Zfile) -> Result<()> {
+    let below = rig::device(ctx, &zfile.lower.words(), zfile.content.len())?;
+    let words = stack.words(&below.dev.to_string(), 0)?;
+    let image = ctx.target(stack.sectors(), "lsmt", &words)?;
+    let mut rng = ctx.rng().fork();
+    let open = read::Device::open(&image.path, &stack.content)?;
+    let read = move || {
+        open.random(Mode::Direct, 1, &mut rng)?;
+        open.random(Mode::Buffered, 1, &mut rng)
+    };
+    let gone = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let gone = &gone;
+        let shrinker = scope.spawn(move || {
+            while !gone.load(Ordering::Relaxed) {
+                shrink()?;
+            }
+            anyhow::Ok(())
+        });
+        let at_once = || unloaded().map(drop);
+        let result = doom(ctx.dm()?, &[&image, &below], read, at_once);
+        // No bio and no table holds on to anything.
+        let result = result.and_then(|()| until("it is unloaded", PATIENCE, unloaded));
+        gone.store(true, Ordering::Relaxed);
+        shrinker
+            .join()
+            .map_err(|_| anyhow!("a thread panicked"))??;
+        result
+    })?;
+    ctx.forget(&image);
+    ctx.forget(&below);
     Ok(())
 }

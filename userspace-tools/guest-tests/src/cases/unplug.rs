@@ -19,6 +19,7 @@ use crate::rig::blocks::{errno, Blocks};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::{settled, Lower};
 use crate::rig::sample::{self, Form};
+use crate::rig::trace::{self, Trace, COMPLETE, REMAP};
 use crate::rig::{until, Zfile};
 
 pub fn cases() -> Vec<Case> {
@@ -40,6 +41,30 @@ fn pulled_out(ctx: &mut Ctx) -> Result<()> {
     let padded = zfile.padded();
     let blocks = Blocks::new(&zfile, &padded)?;
     let others = Blocks::new(&other, &padded)?;
+    let unaffected: Read<'_> = &|rng| others.device.random(Mode::Direct, 1, rng);
+    ctx.defer("the disk", || put_in().map(drop));
+    let mut disk = ctx.disk(NAME)?;
+    // Of one reader each event is of the read that it waits for.
+    for readers in [3, 1] {
+        pull_out(ctx, &disk, &zfile, &blocks, (readers, unaffected))?;
+        disk = put_in()?;
+        let words = zfile.lower.words_on(disk.dev);
+        let sectors = (SIZE as u64).div_ceil(SECTOR);
+        ctx.load(&zfile.device, &[target(0, sectors, "zfile", &words)])?;
+        blocks.check(|_| None).context("put in again")?;
+    }
+    Ok(())
+}
+
+/// Pulls it out under so many readers, beside another one. From the last that is heard of the disk
+/// to the error of who reads it takes less than a second.
+fn pull_out(
+    ctx: &mut Ctx,
+    disk: &Disk,
+    zfile: &Zfile,
+    blocks: &Blocks<'_>,
+    (readers, unaffected): (usize, Read<'_>),
+) -> Result<()> {
     let pulled = AtomicBool::new(false);
     let read: Read<'_> = &|rng| match blocks.device.random(Mode::Direct, 1, rng) {
         Ok(()) => Ok(()),
@@ -49,10 +74,13 @@ fn pulled_out(ctx: &mut Ctx) -> Result<()> {
             is_loss(errno(error)?)
         }
     };
-    let unaffected: Read<'_> = &|rng| others.device.random(Mode::Direct, 1, rng);
-    let slot = slot(&zfile.lower.path)?;
-    ctx.defer("the disk", || put_in().map(drop));
-    Load::with(ctx.rng(), &[read, read, read, unaffected], |load| {
+    let mut all = vec![read; readers];
+    all.push(unaffected);
+    let slot = slot(&disk.path)?;
+    let (below, above) = (trace::is(disk.dev), trace::is(zfile.device.dev));
+    let complete = format!("{below} || ({above} && error != 0)");
+    let trace = Trace::new(ctx, &[(REMAP, &below), (COMPLETE, &complete)])?;
+    Load::with(ctx.rng(), &all, |load| {
         load.more(10)?;
         pulled.store(true, Ordering::Relaxed);
         fs::write(slot.join("remove"), "1").context("remove")?;
@@ -61,11 +89,13 @@ fn pulled_out(ctx: &mut Ctx) -> Result<()> {
     let result = blocks.read(blocks.content(3))?;
     is_loss(result.err().context("a disk that is gone was read")?)?;
     ensure!(zfile.status(ctx)?.io_errors > 0, "no error was counted");
-
-    let words = zfile.lower.words_on(put_in()?.dev);
-    let sectors = (SIZE as u64).div_ceil(SECTOR);
-    ctx.load(&zfile.device, &[target(0, sectors, "zfile", &words)])?;
-    blocks.check(|_| None).context("put in again").map(drop)
+    // A disk that is gone may refuse a read without an event: then it was asked last.
+    let (dev, lines) = (zfile.device.dev, trace.lines()?);
+    let delays = trace::delays(&lines, &[REMAP, COMPLETE], disk.dev, dev)?;
+    ensure!(delays.len() >= 10 * readers, "{} errors", delays.len());
+    let longest = delays.into_iter().fold(0.0, f64::max);
+    ensure!(longest < 1.0, "{readers} readers: it took {longest} s");
+    Ok(())
 }
 
 /// The folder of a disk's PCI device.

@@ -95,6 +95,11 @@ impl Load {
         Ok(())
     }
 
+    /// How many reads all of them have done.
+    pub fn total(&self) -> u64 {
+        self.totals().sum()
+    }
+
     fn totals(&self) -> impl Iterator<Item = u64> + '_ {
         self.counts
             .iter()
@@ -112,7 +117,7 @@ mod tests {
         let read = |_: &mut Rng| Ok(());
         let total = Load::with(&mut rng, &[&read, &read], |load| {
             load.more(5)?;
-            Ok(load.totals().sum::<u64>())
+            Ok(load.total())
         });
         assert!(total.unwrap() >= 10);
     }

@@ -15,6 +15,8 @@ pub mod marker;
 pub mod queued;
 pub mod sample;
 pub mod scarce;
+pub mod stack;
+pub mod stuck;
 pub mod trace;
 
 use std::fs;
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, Context as _, Result};
 use overlaybd_format::status::ZfileStatus;
 
+use ovbd::dm::udev::Udev;
 use ovbd::dm::DevNo;
 
 use crate::ctx::{target, Ctx, Device, SECTOR};
@@ -175,6 +178,17 @@ impl Linear {
     /// Shows it as it is.
     pub fn recover(&self, ctx: &mut Ctx) -> Result<()> {
         self.become_a(ctx, "linear", "")
+    }
+
+    /// Has all reads wait until it is resumed.
+    pub fn suspend(&self, ctx: &mut Ctx) -> Result<()> {
+        Ok(ctx.dm()?.suspend(self.device.dev.0)?)
+    }
+
+    /// Has them go on.
+    pub fn resume(&self, ctx: &mut Ctx) -> Result<()> {
+        ctx.dm()?.resume(self.device.dev.0, &Udev::begin())?;
+        Ok(())
     }
 
     /// Fails every read of `bad`, a range of sectors.

@@ -16,6 +16,12 @@ const INSTANCES: &str = "/sys/kernel/tracing/instances";
 const PROBES: &str = "/sys/kernel/tracing/kprobe_events";
 /// The group of these events.
 const GROUP: &str = "ovbd";
+/// A read has ended.
+pub const COMPLETE: &str = "block/block_bio_complete";
+/// A read goes to the device below.
+pub const REMAP: &str = "block/block_bio_remap";
+/// A request has failed.
+pub const REQUEST_ERROR: &str = "block/block_rq_error";
 /// For each CPU: some ten thousand events.
 const BUFFER_KIB: &str = "4096";
 
@@ -58,11 +64,8 @@ impl Trace {
     }
 
     /// Records what a device is asked for.
-    pub fn of_queue(ctx: &mut Ctx, DevNo(dev): DevNo) -> Result<Self> {
-        // As the kernel keeps it.
-        let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
-        let filter = format!("dev == {}", u64::from(major) << 20 | u64::from(minor));
-        Self::new(ctx, &[("block/block_bio_queue", &filter)])
+    pub fn of_queue(ctx: &mut Ctx, dev: DevNo) -> Result<Self> {
+        Self::new(ctx, &[("block/block_bio_queue", &is(dev))])
     }
 
     /// Records also the stacks of an event for which `condition` holds.
@@ -100,6 +103,13 @@ pub fn define(probe: &str) -> Result<()> {
         .with_context(|| format!("{probe} > {PROBES}"))
 }
 
+/// The filter of a device's events.
+pub fn is(DevNo(dev): DevNo) -> String {
+    // As the kernel keeps it.
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    format!("dev == {}", u64::from(major) << 20 | u64::from(minor))
+}
+
 /// When an event was, of a line like `task-7 [001] ..... 12.345678: event: …`.
 pub fn seconds(line: &str) -> Result<f64> {
     let words = line.split_whitespace();
@@ -107,14 +117,55 @@ pub fn seconds(line: &str) -> Result<f64> {
     times.next().with_context(|| format!("no time in {line}"))
 }
 
+/// How long each error of `above` came after the last of `answers`, events of `below`: seconds.
+pub fn delays(lines: &[String], answers: &[&str], below: DevNo, above: DevNo) -> Result<Vec<f64>> {
+    let answers: Vec<_> = answers.iter().map(|event| of(event, below)).collect();
+    let error = of(COMPLETE, above);
+    let (mut last, mut delays) = (None, Vec::new());
+    for line in lines {
+        if answers.iter().any(|event| line.contains(event)) {
+            last = Some(seconds(line)?);
+        } else if line.contains(&error) && !line.ends_with("[0]") {
+            delays.push(seconds(line)? - last.with_context(|| format!("from nowhere: {line}"))?);
+        }
+    }
+    Ok(delays)
+}
+
+/// How an event of a device, `GROUP/NAME`, begins in a trace.
+fn of(event: &str, DevNo(dev): DevNo) -> String {
+    let name = event.rsplit('/').next().unwrap_or(event);
+    let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
+    format!(" {name}: {major},{minor} ")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use ovbd::dm::DevNo;
+
+    use super::{delays, seconds, COMPLETE, REMAP};
 
     #[test]
     fn the_time_of_an_event() {
         let line = " guest-tests-81 [001] d.h2. 12.345678: block_bio_complete: 253,0 R 8 + 8 [-5]";
         assert_eq!(seconds(line).unwrap(), 12.345678);
         assert!(seconds("# tracer: nop").is_err());
+    }
+
+    #[test]
+    fn errors_come_after_answers() {
+        let line = |time, event| format!(" a-1 [001] d.h2. {time}: block_bio_{event}");
+        let lines = [
+            line("1.0", "remap: 252,0 R 8 + 8 <- (253,1) 16"),
+            line("1.5", "complete: 252,0 R 16 + 0 [-5]"),
+            line("2.0", "complete: 252,16 R 16 + 0 [-5]"),
+            line("2.5", "complete: 253,1 R 16 + 0 [0]"),
+            line("3.0", "complete: 253,1 R 16 + 0 [-5]"),
+        ];
+        let dev = |major, minor| DevNo(rustix::fs::makedev(major, minor));
+        let of = |events: &[&str], below| delays(&lines, events, below, dev(253, 1));
+        assert_eq!(of(&[COMPLETE], dev(252, 0)).unwrap(), [1.5]);
+        assert_eq!(of(&[REMAP], dev(252, 0)).unwrap(), [2.0]);
+        assert!(of(&[COMPLETE], dev(252, 1)).is_err());
     }
 }
