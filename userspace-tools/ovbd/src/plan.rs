@@ -221,6 +221,7 @@ impl Layer {
                 let is_device = source.is_device();
                 let (verified, seal) = Seal::open(source, config, root)?;
                 let blob = Blob::of_source(verified, path.clone(), is_device)?;
+                seal.check_size(&blob, config.size)?;
                 (blob, Some(seal))
             }
         };

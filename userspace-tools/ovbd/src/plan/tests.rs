@@ -311,17 +311,36 @@ fn what_is_demanded_has_to_be_there() {
     );
 }
 
-/// A configuration that knows the length of a blob is not taken in by a tree of another one.
+/// A configuration that knows the length of a blob is not taken in by a tree of another one. The file
+/// may have been unwrapped from its tar.
 #[test]
 fn a_known_size_counts() {
     let folder = tempfile::tempdir().unwrap();
-    let layer = zfile(folder.path(), "a", &lsmt(16, 1));
-    let length = fs::metadata(&layer).unwrap().len();
-    let mut config = ImageConfig::of_files([layer.clone()]);
-    config.layers[0].root_hash = Some(seal_layer(&layer).root_hash);
-    for (size, fits) in [(length, true), (length + 4096, false)] {
+    let tar = compressed(folder.path(), "tar", &lsmt(16, 1), Wrapper::Pax);
+    let bare = plain(folder.path(), "bare", &lsmt(16, 1));
+    for (layer, change, fits) in [
+        (&tar, 0, true),
+        (&tar, 4096, false),
+        (&tar, -4096, false),
+        (&bare, 0, true),
+        (&bare, 1536, true),
+        (&bare, 10240, true),
+        (&bare, -512, false),
+    ] {
+        let length = fs::metadata(layer).unwrap().len();
+        let size = length.checked_add_signed(change).unwrap();
+        let mut config = ImageConfig::of_files([layer.clone()]);
+        config.layers[0].root_hash = Some(seal_layer(layer).root_hash);
         config.layers[0].size = Some(size);
-        assert_eq!(Plan::new(&config, Settings::default()).is_ok(), fits);
+        match Plan::new(&config, Settings::default()) {
+            Ok(_) => assert!(fits, "{}: {size}", layer.display()),
+            Err(error) => {
+                assert!(!fits, "{error}");
+                for words in [format!("has {length} bytes"), format!("blob has {size}:")] {
+                    assert!(error.to_string().contains(&words), "{error}");
+                }
+            }
+        }
     }
 }
 

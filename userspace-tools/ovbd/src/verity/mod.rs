@@ -208,6 +208,22 @@ pub enum VerityError {
         /// Bytes in each.
         block: u32,
     },
+    /// The blob has another size than it is said to have.
+    #[error(
+        "{path}: has {length} bytes, all of which its hash tree {tree} is of, and the configuration or \
+         manifest says that the blob has {said}: it is another blob, or \"size\" is wrong",
+        path = path.display(), tree = tree.display()
+    )]
+    Size {
+        /// The blob.
+        path: PathBuf,
+        /// What the configuration says.
+        said: u64,
+        /// Its length in bytes.
+        length: u64,
+        /// The tree.
+        tree: PathBuf,
+    },
     /// The tree has another root.
     #[error(
         "{tree}: its root is not the root hash {expected}: the tree is damaged or another blob's; \
