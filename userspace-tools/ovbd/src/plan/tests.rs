@@ -11,7 +11,7 @@ use crate::image::layer::{LayerSettings, LayerWriter};
 use crate::image::output::{BlobWriter, OutputSettings, Wrapper};
 use crate::image::zwriter::{ZSettings, ZWriter};
 use crate::output::Progress;
-use crate::verity::seal::{seal, Options, Sealed};
+use crate::verity::seal::{seal, Known, Options, Sealed};
 use crate::verity::{RootHash, VerityError};
 
 /// Bytes of the layer that [`lsmt`] writes: header, a sector, index, trailer.
@@ -73,7 +73,8 @@ pub(crate) fn sealed_plan(files: &[&Path]) -> Result<Plan> {
 }
 
 fn seal_layer(file: &Path) -> Sealed {
-    seal(file, &Options::default(), None, &Progress::hidden()).unwrap()
+    let (options, known) = (Options::default(), Known::default());
+    seal(file, &options, known, &Progress::hidden()).unwrap()
 }
 
 fn name(text: &str) -> Name {

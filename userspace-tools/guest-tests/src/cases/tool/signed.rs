@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::output::Progress;
-use ovbd::verity::seal::{seal, Options};
+use ovbd::verity::seal::{seal, Known, Options};
 
 use super::basics::{json, run};
 use super::{nothing_is_left, take_down, Image};
@@ -71,7 +71,12 @@ fn signed(ctx: &mut Ctx) -> Result<()> {
     let broken = broken.to_str().context("path")?;
     let mut hashes = Vec::new();
     for layer in &image.layers {
-        let sealed = seal(layer, &Options::default(), None, &Progress::hidden())?;
+        let sealed = seal(
+            layer,
+            &Options::default(),
+            Known::default(),
+            &Progress::hidden(),
+        )?;
         hashes.push(sealed.root_hash.to_string());
     }
     let [bottom, upper, ..] = &image.layers[..] else {

@@ -14,7 +14,7 @@ use ovbd::list;
 use ovbd::output::Progress;
 use ovbd::plan::{Demand, Plan, Settings};
 use ovbd::up::{self, Report};
-use ovbd::verity::seal::{seal, Options, Sealed as Tree};
+use ovbd::verity::seal::{seal, Known, Options, Sealed as Tree};
 use ovbd::verity::{beside, RootHash};
 use rustix::io::Errno;
 
@@ -79,7 +79,7 @@ impl Sealed {
         let options = Options::default();
         let hidden = Progress::hidden();
         let layers = image.layers.iter();
-        let trees = layers.map(|layer| Ok(seal(layer, &options, None, &hidden)?));
+        let trees = layers.map(|layer| Ok(seal(layer, &options, Known::default(), &hidden)?));
         let trees = trees.collect::<Result<_>>()?;
         Ok(Self { image, trees })
     }
