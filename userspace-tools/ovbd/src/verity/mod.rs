@@ -299,7 +299,7 @@ impl VerityError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NoRootHash(_) | Self::Count { .. } => ExitCode::Usage,
+            Self::Count { .. } => ExitCode::Usage,
             Self::NoTree { .. } => ExitCode::NotFound,
             _ => ExitCode::Invalid,
         }
