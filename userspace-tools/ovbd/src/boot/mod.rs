@@ -25,6 +25,7 @@ use crate::config::ImageConfig;
 use crate::dm::Name;
 use crate::error::ExitCode;
 use crate::mount::{self, overlay::Upper};
+use crate::output::shown;
 use crate::plan::{Demand, Plan, Settings};
 use crate::step::Watch;
 use crate::up::{self, MountAt};
@@ -55,6 +56,13 @@ pub enum BootError {
     /// The kernel's command line says nothing.
     #[error("no {PARAMETER}=DISK,DISK,… on the kernel's command line says which disks hold the layers, bottom first")]
     NoParameter,
+    /// It has a parameter that would be ours.
+    #[error(
+        "{}: there is no such parameter: {PARAMETER} names the disks with the layers, {VERITY_PARAMETER} \
+         those with their hash trees",
+        shown::text(.0)
+    )]
+    Unknown(String),
     /// A disk does not appear.
     #[error("{disk}: no such disk within {seconds} s; there are: {there}")]
     NoDisk {
@@ -83,7 +91,7 @@ impl BootError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::NotInit => ExitCode::Usage,
-            Self::NoParameter | Self::RootHash { .. } => ExitCode::Invalid,
+            Self::NoParameter | Self::Unknown(_) | Self::RootHash { .. } => ExitCode::Invalid,
             Self::NoDisk { .. } | Self::NoProgram(_) => ExitCode::NotFound,
         }
     }
@@ -104,7 +112,7 @@ pub fn boot(arguments: &[OsString], watch: Watch<'_>) -> Result<Infallible> {
     }
     let path = Path::new("/proc/cmdline");
     let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let parameters = Parameters::parse(&text);
+    let parameters = Parameters::parse(&text)?;
     if parameters.layers.is_empty() {
         return Err(BootError::NoParameter.into());
     }
