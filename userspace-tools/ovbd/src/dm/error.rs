@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{Id, CONTROL};
 use crate::error::ExitCode;
+use crate::output::shown;
 
 /// What is asked with a table.
 pub(super) const LOAD: &str = "load the table";
@@ -34,6 +35,13 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Somebody gave an image a name that cannot be one on a command line.
+    #[error(
+        "{}: the image was renamed to what ovbd takes for no name; give it another one with \
+         `dmsetup rename`, or remove it with `dmsetup remove`",
+        shown::text(.0)
+    )]
+    Renamed(String),
     /// The control node does not open.
     #[error("{CONTROL}: cannot open: {0}{remedy}", remedy = control_remedy(.0))]
     Control(io::Error),
@@ -110,6 +118,7 @@ impl Error {
                 Some(Errno::NXIO) => ExitCode::NotFound,
                 _ => ExitCode::Failure,
             },
+            Self::Renamed(_) => ExitCode::Failure,
         }
     }
 }
