@@ -112,11 +112,12 @@ struct VerityArgs {
     /// configuration or the store has
     #[arg(long, value_name = "HASH,…", value_delimiter = ',', help_heading = HEADING)]
     root_hash: Vec<RootHash>,
-    /// The hash trees of the layers, files or block devices, if they are not beside them
+    /// The hash trees of the layers, files or block devices, if they are not beside them, separated by
+    /// commas: for a path that has one, name a link to it
     #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = HEADING)]
     hash_tree: Vec<PathBuf>,
-    /// Signatures of the root hashes, for the kernel to check by its keys: PKCS #7, DER, detached.
-    /// Nothing demands them but dm_verity.require_signatures=1
+    /// Signatures of the root hashes, for the kernel to check by its keys: PKCS #7, DER, detached; in
+    /// the same way. Nothing demands them but dm_verity.require_signatures=1
     #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = HEADING)]
     roothash_sig: Vec<PathBuf>,
 }
