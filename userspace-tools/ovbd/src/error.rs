@@ -97,7 +97,7 @@ pub enum ExitCode {
     Failure = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// An image, a layer or a configuration is invalid or corrupt.
+    /// An image, a layer or a configuration is invalid or corrupt, or not verified as it has to be.
     Invalid = 3,
     /// A name or device is in use by something else.
     Busy = 4,

@@ -7,7 +7,8 @@
 //! that want to make it at once cannot make two. So the UUID is the hash of an *identity*: where the
 //! bytes come from, and every setting that changes what a read returns or what is checked.
 //!
-//! Names are the beginning of the same hash, for people; the UUID decides.
+//! Names of inner devices are as much of the same hash: of fewer bits, somebody who knows a layer could
+//! make another one with its name, and be in its way. The UUID decides.
 
 use std::fmt::Write;
 
@@ -82,10 +83,11 @@ impl Identity {
         &self.0
     }
 
-    fn hex(&self, bytes: usize) -> String {
+    /// 128 bits of the hash.
+    fn hex(&self) -> String {
         self.0
             .iter()
-            .take(bytes)
+            .take(16)
             .fold(String::new(), |mut text, byte| {
                 // Writing to a string cannot fail.
                 let _ = write!(text, "{byte:02x}");
@@ -93,18 +95,14 @@ impl Identity {
             })
     }
 
-    /// The UUID of the device with this identity: 128 bits of the hash.
+    /// The UUID of the device with this identity.
     pub fn uuid(&self, role: Role) -> String {
-        format!("{UUID_PREFIX}{}-{}", role.letter(), self.hex(16))
+        format!("{UUID_PREFIX}{}-{}", role.letter(), self.hex())
     }
 
-    /// The name of an inner device with this identity: 48 bits of the hash.
+    /// The name of an inner device with this identity.
     pub fn name(&self, role: Role) -> String {
-        format!(
-            "ovbd-{}-{}",
-            role.letter().to_ascii_lowercase(),
-            self.hex(6)
-        )
+        format!("ovbd-{}-{}", role.letter().to_ascii_lowercase(), self.hex())
     }
 }
 
@@ -120,7 +118,10 @@ mod tests {
             identity.uuid(Role::Zfile),
             "OVBD-Z-b2b7abe081cf5aecb3c6dd1c9fa0807c"
         );
-        assert_eq!(identity.name(Role::Zfile), "ovbd-z-b2b7abe081cf");
+        assert_eq!(
+            identity.name(Role::Zfile),
+            "ovbd-z-b2b7abe081cf5aecb3c6dd1c9fa0807c"
+        );
     }
 
     #[test]

@@ -221,6 +221,7 @@ impl Layer {
                 let is_device = source.is_device();
                 let (verified, seal) = Seal::open(source, config, root)?;
                 let blob = Blob::of_source(verified, path.clone(), is_device)?;
+                seal.check_size(&blob, config.size)?;
                 (blob, Some(seal))
             }
         };
@@ -237,10 +238,11 @@ impl Layer {
         let offset = blob.wrapper().map_or(0, |wrapper| wrapper.offset);
         let ends = ends(&blob)?;
         let place = storage.parts();
-        let origin = match (&seal, config.digest) {
-            (Some(seal), _) => seal.identity().as_bytes().to_vec(),
-            (None, Some(digest)) => digest.to_string().into_bytes(),
-            (None, None) => place.clone(),
+        // Not the digest that a configuration claims: nobody has compared the file with it, and
+        // whoever came first would decide what others read. A store has one file for each digest.
+        let origin = match &seal {
+            Some(seal) => seal.identity().as_bytes().to_vec(),
+            None => place.clone(),
         };
         let layer = Self {
             file,
@@ -352,7 +354,7 @@ fn aligned(path: &Path, offset: Bytes) -> Result<Sectors, PlanError> {
 /// The first and the last bytes of a layer as it is stored.
 ///
 /// They hold every size of the format and, in a ZFile, the checksum of all block lengths: a file
-/// that claims another's digest, or was rewritten in place, is not taken for it by accident.
+/// that was rewritten in place is not taken for what it was by accident.
 fn ends(blob: &Blob) -> Result<Vec<u8>> {
     let stored = blob.stored();
     let length = stored.size().min(ENDS as u64) as usize;

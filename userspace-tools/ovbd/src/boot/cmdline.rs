@@ -2,6 +2,10 @@
 
 //! The kernel's command line.
 
+use super::BootError;
+
+/// What the names of all of our parameters begin with.
+const PREFIX: &str = "ovbd.";
 /// The parameter that names the layers.
 pub const PARAMETER: &str = "ovbd.root";
 /// The parameter with their hash trees and root hashes.
@@ -28,7 +32,11 @@ pub struct Parameters {
 impl Parameters {
     /// Reads a command line. As in the kernel, the last of several counts, and what follows `--` is
     /// not for us.
-    pub fn parse(line: &str) -> Self {
+    ///
+    /// # Errors
+    /// [`BootError::Unknown`] for a parameter that would be ours: with a typo in its name, an image
+    /// would be booted that nobody verifies.
+    pub fn parse(line: &str) -> Result<Self, BootError> {
         let mut parameters = Self::default();
         let words = words(line);
         for word in words.iter().take_while(|word| *word != "--") {
@@ -48,10 +56,13 @@ impl Parameters {
                 "rootfstype" => parameters.fs_type = given(),
                 "rootflags" => parameters.flags = given(),
                 "init" => parameters.init = given(),
+                other if other.to_ascii_lowercase().starts_with(PREFIX) => {
+                    return Err(BootError::Unknown(word.clone()));
+                }
                 _ => {}
             }
         }
-        parameters
+        Ok(parameters)
     }
 }
 
@@ -82,6 +93,10 @@ fn words(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Parameters {
+        Parameters::parse(line).unwrap()
+    }
+
     #[test]
     fn a_command_line_is_read() {
         let line = "console=ttyS0 ro ovbd.root=/dev/vda,,top rootfstype=erofs quiet \
@@ -94,14 +109,32 @@ mod tests {
             flags: Some("nodev".to_owned()),
             init: Some("/bin/a".to_owned()),
         };
-        assert_eq!(Parameters::parse(line), expected);
-        assert_eq!(Parameters::parse("quiet"), Parameters::default());
-        assert_eq!(Parameters::parse("init="), Parameters::default());
+        assert_eq!(parse(line), expected);
+        assert_eq!(parse("quiet"), Parameters::default());
+        assert_eq!(parse("init="), Parameters::default());
+    }
+
+    #[test]
+    fn a_typo_is_no_parameter_of_others() {
+        for word in [
+            "ovbd.veritiy=tree:00",
+            "ovbd.Verity=tree:00",
+            "ovbd.",
+            "OVBD.root=a",
+        ] {
+            let refusal = Parameters::parse(&format!("ovbd.root=a {word} rw")).unwrap_err();
+            let refusal = refusal.to_string();
+            for expected in [word, PARAMETER, VERITY_PARAMETER] {
+                assert!(refusal.contains(expected), "{refusal}");
+            }
+        }
+        // Others' own, and what is for init.
+        parse("ovbd=1 dm_verity.require_signatures=1 -- ovbd.x");
     }
 
     #[test]
     fn trees_have_root_hashes() {
-        let trees = |line: &str| Parameters::parse(line).trees;
+        let trees = |line: &str| parse(line).trees;
         let pair = |disk: &str, hash: &str| (disk.to_owned(), hash.to_owned());
         let expected = [pair("base-tree", "00ff"), pair("a:b", "11")];
         let found = trees("ovbd.verity=base-tree:00ff,,a:b:11 rw").unwrap();
@@ -117,6 +150,6 @@ mod tests {
         assert_eq!(words(" a  \"b c\"=\"d e\" "), ["a", "b c=d e"]);
         assert_eq!(words(""), [""; 0]);
         let line = "\"rootflags=a b\" ovbd.root=x";
-        assert_eq!(Parameters::parse(line).flags.as_deref(), Some("a b"));
+        assert_eq!(parse(line).flags.as_deref(), Some("a b"));
     }
 }

@@ -25,10 +25,11 @@ use crate::config::ImageConfig;
 use crate::dm::Name;
 use crate::error::ExitCode;
 use crate::mount::{self, overlay::Upper};
+use crate::output::shown;
 use crate::plan::{Demand, Plan, Settings};
 use crate::step::Watch;
 use crate::up::{self, MountAt};
-use crate::verity::InvalidRootHash;
+use crate::verity::{InvalidRootHash, RootHash};
 use crate::{Error, Result};
 
 pub use cmdline::{Parameters, PARAMETER, VERITY_PARAMETER};
@@ -39,6 +40,8 @@ const NAME: &str = "root";
 const SYSROOT: &str = "/sysroot";
 /// Where the modules are.
 const MODULES: &str = "/modules";
+/// Where the signatures of root hashes are, HASH.p7s each.
+const SIGNATURES: &str = "/signatures";
 /// The numbers of file systems that an initramfs is.
 const RAMFS: u32 = 0x8584_58f6;
 const TMPFS: u32 = 0x0102_1994;
@@ -55,6 +58,13 @@ pub enum BootError {
     /// The kernel's command line says nothing.
     #[error("no {PARAMETER}=DISK,DISK,… on the kernel's command line says which disks hold the layers, bottom first")]
     NoParameter,
+    /// It has a parameter that would be ours.
+    #[error(
+        "{}: there is no such parameter: {PARAMETER} names the disks with the layers, {VERITY_PARAMETER} \
+         those with their hash trees",
+        shown::text(.0)
+    )]
+    Unknown(String),
     /// A disk does not appear.
     #[error("{disk}: no such disk within {seconds} s; there are: {there}")]
     NoDisk {
@@ -83,7 +93,7 @@ impl BootError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::NotInit => ExitCode::Usage,
-            Self::NoParameter | Self::RootHash { .. } => ExitCode::Invalid,
+            Self::NoParameter | Self::Unknown(_) | Self::RootHash { .. } => ExitCode::Invalid,
             Self::NoDisk { .. } | Self::NoProgram(_) => ExitCode::NotFound,
         }
     }
@@ -104,7 +114,7 @@ pub fn boot(arguments: &[OsString], watch: Watch<'_>) -> Result<Infallible> {
     }
     let path = Path::new("/proc/cmdline");
     let text = fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    let parameters = Parameters::parse(&text);
+    let parameters = Parameters::parse(&text)?;
     if parameters.layers.is_empty() {
         return Err(BootError::NoParameter.into());
     }
@@ -155,12 +165,20 @@ fn verity(parameters: &Parameters) -> Result<Demand> {
         return Ok(Demand::default());
     };
     let disks: Vec<String> = trees.iter().map(|(disk, _)| disk.clone()).collect();
+    let root_hashes: Vec<RootHash> = trees.iter().map(hash).collect::<Result<_, _>>()?;
     Ok(Demand {
         required: true,
-        root_hashes: trees.iter().map(hash).collect::<Result<_, _>>()?,
+        signatures: signatures(Path::new(SIGNATURES), &root_hashes),
+        root_hashes,
         hash_trees: disks::wait_for(&disks)?,
-        signatures: Vec::new(),
     })
+}
+
+/// The files with the signatures of `hashes`: one for each, if the initramfs has any.
+fn signatures(folder: &Path, hashes: &[RootHash]) -> Vec<PathBuf> {
+    let hashes = hashes.iter().filter(|_| folder.is_dir());
+    let files = hashes.map(|hash| folder.join(format!("{hash}.p7s")));
+    files.collect()
 }
 
 fn set_up(
@@ -187,4 +205,21 @@ fn set_up(
     };
     up::up(&plan, &Name::new(NAME)?, Some(&mount_at), watch)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_are_those_of_the_root_hashes() {
+        let folder = tempfile::tempdir().unwrap();
+        let hashes = [1, 2].map(|byte| RootHash::new([byte; 32]));
+        let names = hashes.map(|hash| folder.path().join(format!("{hash}.p7s")));
+        assert_eq!(signatures(folder.path(), &hashes), names);
+        assert_eq!(
+            signatures(Path::new("/nowhere"), &hashes),
+            [""; 0].map(PathBuf::from)
+        );
+    }
 }

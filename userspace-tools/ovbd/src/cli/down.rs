@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ovbd::dm::{Dm, Name};
+use ovbd::dm::{self, Dm, Name};
 use ovbd::down::{self, Options, Report};
 use ovbd::output::Output;
 use ovbd::Result;
@@ -52,7 +52,7 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     let mut images = Vec::new();
     let mut failed = Ok(());
     for name in names(args)? {
-        match down::down(&name, options, &watch) {
+        match name.and_then(|name| down::down(&name, options, &watch)) {
             Ok(report) => images.push(report),
             // The others are removed all the same.
             Err(error) => {
@@ -70,9 +70,9 @@ pub fn run(args: &Args, output: &Output) -> Result<()> {
     failed
 }
 
-fn names(args: &Args) -> Result<Vec<Name>> {
+fn names(args: &Args) -> Result<Vec<Result<Name>>> {
     if !args.all {
-        return Ok(args.name.clone());
+        return Ok(args.name.iter().cloned().map(Ok).collect());
     }
     let dm = Dm::open()?;
     let names = down::images(&dm)?;
@@ -80,7 +80,8 @@ fn names(args: &Args) -> Result<Vec<Name>> {
         // There may be layers without an image.
         down::clean(&dm, BTreeSet::new(), &|_| {})?;
     }
-    names.into_iter().map(|name| Ok(Name::new(name)?)).collect()
+    let name = |name: String| Name::new(&name).map_err(|_| dm::Error::Renamed(name).into());
+    Ok(names.into_iter().map(name).collect())
 }
 
 fn text(report: &Report) -> String {

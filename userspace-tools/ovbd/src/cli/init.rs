@@ -35,6 +35,7 @@ Kernel parameters:
   rootfstype=TYPE    the file system's type [default: what the disk shows]
   rootflags=OPTIONS  mount options
   init=PATH          the program to go on with [default: /sbin/init]
+Any other parameter that begins with ovbd. is an error.
 
 Examples:
   ovbd.root=/dev/vda,/dev/vdb,/dev/vdc

@@ -95,7 +95,8 @@ Exit codes:
   0  done
   1  failed for a reason that none of the following names
   2  the command line is wrong
-  3  an image, layer or configuration is invalid or corrupt
+  3  an image, layer or configuration is invalid or corrupt, or what is to verify it is missing or
+     not accepted
   4  a name or device is in use by something else
   5  the privilege is missing (up, down, ls and status need root)
   6  a file or device does not exist

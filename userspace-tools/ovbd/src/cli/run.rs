@@ -75,7 +75,7 @@ pub fn run(args: &Args, output: &Output) -> ExitCode {
             outcome.code.into()
         }
         Err(error) => {
-            output.error(&error);
+            output.error_ending_with(&error, inside::FAILED);
             inside::FAILED.into()
         }
     }

@@ -59,8 +59,11 @@ Examples:
   ovbd seal config.v1.json --update
   ovbd seal registry.example/app:1
   ovbd seal config.v1.json --merged web.verity
-  ovbd up web layer0.tar layer1.tar --verity \\
-    --root-hash \"$(ovbd seal layer0.tar layer1.tar | cut -d' ' -f1 | paste -sd,)\"
+  ovbd seal layer0.tar layer1.tar | cut -d' ' -f1 | paste -sd, >root-hashes
+  ovbd up web layer0.tar layer1.tar --verity --root-hash \"$(cat root-hashes)\"
+
+Seal where the layers are known to be good, and keep the root hashes where nobody can change them who
+can change the layers: root hashes that are made of what is to be checked vouch for anything.
 
 A tree has the format of veritysetup, with SHA-256 and hash blocks of 4096 bytes. Blocks of data
 have 4096 bytes, or 512 in layers that are not compressed, because the device that shows them has

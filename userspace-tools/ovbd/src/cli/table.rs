@@ -27,10 +27,11 @@ pub struct Args {
     /// Print one line for `dmsetup create --concise`
     #[arg(long)]
     concise: bool,
-    /// The block devices that the layers are on, bottom first, separated by commas
+    /// The block devices that the layers are on, bottom first, separated by commas: for a path that
+    /// has one, name a link to it
     #[arg(short, long, value_name = "DEVICE,…", value_delimiter = ',')]
     devices: Vec<String>,
-    /// The block devices that their hash trees are on, if they are sealed
+    /// The block devices that their hash trees are on, if they are sealed; in the same way
     #[arg(
         long,
         value_name = "DEVICE,…",

@@ -65,6 +65,12 @@ Examples:
 A layer with a root hash is verified: all that is read of it, by the kernel and by this command, is
 what `ovbd seal` saw. A root hash without its tree, or with another one, is an error.
 
+What verification protects against depends on where the root hashes come from. Those of
+REGISTRY/IMAGE:TAG are the registry's, which may answer with another image and other root hashes, so
+that they protect only against the disk: name the image by the digest of its own manifest (@sha256:…,
+not that of the ordinary image that it belongs to), or give --root-hash. No option demands that root
+hashes are signed; dm_verity.require_signatures=1 on the kernel's command line does.
+
 A file system whose journal was not replayed is mounted so that it stays that way (ext4: noload);
 the command says so. udev makes no by-uuid links for these devices: images from one base have the
 same file-system UUID.";
@@ -98,17 +104,20 @@ const HEADING: &str = "Verification";
 /// What vouches for the layers.
 #[derive(clap::Args)]
 struct VerityArgs {
-    /// Refuse layers for which there is no root hash
+    /// Refuse layers for which there is no root hash. Those of REGISTRY/IMAGE:TAG are what the registry
+    /// says; @sha256:… or --root-hash protect against that
     #[arg(long, help_heading = HEADING)]
     verity: bool,
     /// The root hashes of the layers, bottom first, separated by commas; instead of those that the
     /// configuration or the store has
     #[arg(long, value_name = "HASH,…", value_delimiter = ',', help_heading = HEADING)]
     root_hash: Vec<RootHash>,
-    /// The hash trees of the layers, files or block devices, if they are not beside them
+    /// The hash trees of the layers, files or block devices, if they are not beside them, separated by
+    /// commas: for a path that has one, name a link to it
     #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = HEADING)]
     hash_tree: Vec<PathBuf>,
-    /// Signatures of the root hashes, for the kernel to check by its keys: PKCS #7, DER, detached
+    /// Signatures of the root hashes, for the kernel to check by its keys: PKCS #7, DER, detached; in
+    /// the same way. Nothing demands them but dm_verity.require_signatures=1
     #[arg(long, value_name = "FILE,…", value_delimiter = ',', help_heading = HEADING)]
     roothash_sig: Vec<PathBuf>,
 }

@@ -9,6 +9,18 @@ use rustix::io::Errno;
 
 use super::{Id, CONTROL};
 use crate::error::ExitCode;
+use crate::output::shown;
+
+/// What is asked with a table.
+pub(super) const LOAD: &str = "load the table";
+/// How the kernel says that it does not take a layer, or the signature of its root hash.
+const REFUSALS: [Errno; 5] = [
+    Errno::INVAL,
+    Errno::IO,
+    Errno::NOKEY,
+    Errno::KEYREJECTED,
+    Errno::BADMSG,
+];
 
 /// What device-mapper refuses, or cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +35,13 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// Somebody gave an image a name that cannot be one on a command line.
+    #[error(
+        "{}: the image was renamed to what ovbd takes for no name; give it another one with \
+         `dmsetup rename`, or remove it with `dmsetup remove`",
+        shown::text(.0)
+    )]
+    Renamed(String),
     /// The control node does not open.
     #[error("{CONTROL}: cannot open: {0}{remedy}", remedy = control_remedy(.0))]
     Control(io::Error),
@@ -91,12 +110,15 @@ impl Error {
             Self::BadName { .. } => ExitCode::Usage,
             Self::Control(e) if e.kind() == io::ErrorKind::PermissionDenied => ExitCode::Permission,
             Self::Control(_) | Self::NoTarget { .. } => ExitCode::Unsupported,
-            Self::Request { .. } => match self.errno() {
+            Self::Request { action, .. } => match self.errno() {
+                // Of a table that this tool made from a layer, the layer is at fault, or its signature.
+                Some(errno) if *action == LOAD && REFUSALS.contains(&errno) => ExitCode::Invalid,
                 Some(Errno::BUSY) => ExitCode::Busy,
                 Some(Errno::PERM | Errno::ACCESS) => ExitCode::Permission,
                 Some(Errno::NXIO) => ExitCode::NotFound,
                 _ => ExitCode::Failure,
             },
+            Self::Renamed(_) => ExitCode::Failure,
         }
     }
 }
@@ -109,14 +131,26 @@ mod tests {
     fn a_refused_table_is_explained() {
         let error = Error::Request {
             device: "253:4".into(),
-            action: "load the table",
+            action: LOAD,
             source: io::Error::from_raw_os_error(22),
             log: vec!["zfile: Index checksum mismatch".into()],
         };
+        assert_eq!(error.exit_code(), ExitCode::Invalid);
         assert_eq!(
             error.to_string(),
             "253:4: cannot load the table: Invalid argument (os error 22) \
              (kernel log: zfile: Index checksum mismatch)"
         );
+    }
+
+    #[test]
+    fn only_what_a_layer_causes_is_invalid() {
+        let code = |action, errno| Error::request(Id::Dev(1), action, errno).exit_code();
+        for errno in REFUSALS {
+            assert_eq!(code(LOAD, errno), ExitCode::Invalid, "{errno}");
+            assert_eq!(code("rename", errno), ExitCode::Failure, "{errno}");
+        }
+        assert_eq!(code(LOAD, Errno::NOMEM), ExitCode::Failure);
+        assert_eq!(code(LOAD, Errno::BUSY), ExitCode::Busy);
     }
 }

@@ -138,7 +138,7 @@ impl Dm {
             request.target(line.start, line.length, &line.kind, &line.params)
         });
         let log = KernelLog::from_now();
-        match self.run(&id, "load the table", Command::Load, request) {
+        match self.run(&id, error::LOAD, Command::Load, request) {
             Ok(_) => Ok(()),
             Err(Error::Request {
                 device,

@@ -108,6 +108,11 @@ impl Output {
     /// Reports an error on standard error: text, or with `--json` a document with `error` and
     /// `exit_code`.
     pub fn error(&self, error: &Error) {
+        self.error_ending_with(error, error.exit_code() as u8);
+    }
+
+    /// The same where the program ends with a code that is not the error's.
+    pub fn error_ending_with(&self, error: &Error, exit_code: u8) {
         #[derive(Serialize)]
         struct Report {
             error: String,
@@ -116,7 +121,7 @@ impl Output {
         let text = if self.json {
             let report = Report {
                 error: error.to_string(),
-                exit_code: error.exit_code() as u8,
+                exit_code,
             };
             to_json(&report).unwrap_or_else(|e| e.to_string())
         } else {

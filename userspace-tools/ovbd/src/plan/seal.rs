@@ -6,8 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use overlaybd_format::Bytes;
+
 use crate::config::LayerConfig;
 use crate::identity::Identity;
+use crate::image::blob::Blob;
 use crate::image::source::{FileSource, SharedSource};
 use crate::plan::Storage;
 use crate::verity::verified::{self, Tree};
@@ -92,7 +95,7 @@ impl Seal {
     ///
     /// # Errors
     /// [`VerityError`] if the tree is not there, not that of the root hash, or not of a file of that
-    /// length, or of the length that the configuration gives.
+    /// length.
     pub(super) fn open(
         file: FileSource,
         config: &LayerConfig,
@@ -101,17 +104,6 @@ impl Seal {
         let path = file.path().to_owned();
         let tree = config.hash_tree.clone().unwrap_or_else(|| beside(&path));
         let (source, tree) = verified::open(file, &tree, root)?;
-        let shape = tree.shape();
-        if let Some(size) = config.size.filter(|&size| !shape.fits(size)) {
-            return Err(VerityError::Length {
-                path,
-                length: size,
-                tree: tree.path().to_owned(),
-                blocks: shape.data_blocks(),
-                block: shape.data_block(),
-            }
-            .into());
-        }
         let length = tree.length();
         let storage = Storage::of(&tree.file()?, tree.path(), length)?;
         let signature = config.signature.as_deref().map(Signature::read);
@@ -121,6 +113,22 @@ impl Seal {
             signature: signature.transpose()?,
         };
         Ok((source, seal))
+    }
+
+    /// Compares with the size that the blob is said to have, which may have been `unwrapped` from its
+    /// tar: then it is shorter. The superblock, which says how many blocks were sealed, is not authentic.
+    pub(super) fn check_size(&self, blob: &Blob, said: Option<Bytes>) -> Result<(), VerityError> {
+        let shape = self.tree.shape();
+        let unwrapped = |size| blob.wrapper().is_none() && shape.data_length() < size;
+        match said.filter(|&size| !shape.fits(size) && !unwrapped(size)) {
+            None => Ok(()),
+            Some(said) => Err(VerityError::Size {
+                path: blob.path().to_owned(),
+                said,
+                length: blob.size(),
+                tree: self.tree.path().to_owned(),
+            }),
+        }
     }
 
     /// By which name the kernel finds the signature: that of a key of this process.

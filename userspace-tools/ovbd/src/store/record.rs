@@ -80,6 +80,16 @@ impl ImageRecord {
         self.layers.iter().filter(|layer| !layer.is_acceleration())
     }
 
+    /// Takes over what vouches for those layers of which nothing else says that.
+    fn keep_root_hashes(&mut self, before: Self) {
+        for (layer, old) in self.layers.iter_mut().zip(before.layers) {
+            let same = layer.digest == old.digest && layer.annotation(ROOT_HASH).is_none();
+            if let (true, Ok(Some(root_hash))) = (same, old.root_hash()) {
+                layer.set_root_hash(root_hash);
+            }
+        }
+    }
+
     /// All blobs that it names.
     pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
         let layers = self.layers.iter().map(|layer| layer.digest);
@@ -88,14 +98,23 @@ impl ImageRecord {
 }
 
 impl Store {
-    /// Records an image under its reference, in place of another one that had it.
+    /// Records an image under its reference, in place of another one that had it. If that is the same
+    /// one, what was found to vouch for its layers is kept, so that it stays an image that is verified.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] if a layer is not in the store.
     pub fn record(&self, image: &ImageRecord) -> Result<()> {
         let _guard = self.guard()?;
         let _lock = self.lock_records()?;
-        self.write_record(image)
+        let mut image = image.clone();
+        // A record that cannot be read is replaced.
+        let before = self.recorded(&image.reference).ok().flatten();
+        if let Some(before) =
+            before.filter(|before| before.manifest.digest == image.manifest.digest)
+        {
+            image.keep_root_hashes(before);
+        }
+        self.write_record(&image)
     }
 
     /// Has records written by nobody else as long as the file lives. The caller has a guard, so that

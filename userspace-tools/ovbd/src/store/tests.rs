@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 mod gc;
+mod root_hashes;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +13,6 @@ use std::thread;
 use super::*;
 use crate::error::ExitCode;
 use crate::reference::Reference;
-use crate::verity::RootHash;
 
 fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
@@ -329,56 +329,6 @@ fn images_are_found_by_reference_and_digest() {
     };
     store.record(&moved).unwrap();
     assert_eq!(store.image(&app.reference).unwrap(), Some(moved));
-}
-
-#[test]
-fn root_hashes_are_those_of_their_layers() {
-    let (_folder, store) = store();
-    let (base, top) = (put(&store, b"base"), put(&store, b"top"));
-    let app = image("r.example/app:1", &[base.clone(), top.clone()]);
-    store.record(&app).unwrap();
-    let hashes = [(base.digest, 1), (top.digest, 2)];
-    let hashes = hashes.map(|(digest, byte)| (digest, RootHash::new([byte; 32])));
-    store.record_root_hashes(&app.reference, &hashes).unwrap();
-    let sealed = store.image(&app.reference).unwrap().unwrap();
-    let found = sealed.layers.iter().map(|layer| layer.root_hash().unwrap());
-    let expected = hashes.map(|(_, hash)| Some(hash));
-    assert_eq!(found.collect::<Vec<_>>(), expected);
-    // While layers were hashed, the image was pulled again, and is another one.
-    for layers in [vec![top.clone(), base.clone()], vec![base], vec![top]] {
-        let moved = image("r.example/app:1", &layers);
-        store.record(&moved).unwrap();
-        let error = store.record_root_hashes(&app.reference, &hashes);
-        assert_eq!(error.unwrap_err().exit_code(), ExitCode::Busy);
-        assert_eq!(store.image(&app.reference).unwrap(), Some(moved));
-    }
-}
-
-/// Whoever notes root hashes does not bring an image back that was replaced.
-#[test]
-fn a_new_record_is_not_lost() {
-    let (_folder, store) = store();
-    let (old, new) = (put(&store, b"old"), put(&store, b"new"));
-    let before = image("r.example/app:1", std::slice::from_ref(&old));
-    let after = image("r.example/app:1", &[new]);
-    let hashes = [(old.digest, RootHash::new([1; 32]))];
-    for _ in 0..50 {
-        store.record(&before).unwrap();
-        let barrier = Barrier::new(2);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                barrier.wait();
-                // Too late, or not.
-                let _ = store.record_root_hashes(&before.reference, &hashes);
-            });
-            barrier.wait();
-            store.record(&after).unwrap();
-        });
-        assert_eq!(
-            store.image(&after.reference).unwrap().as_ref(),
-            Some(&after)
-        );
-    }
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | [`shape`] | how a tree is laid out, and the superblock that says so |
 //! | [`tree`] | hashing: a tree and its root of some data |
 //! | [`seal`] | the tree of a blob, in a file beside it |
+//! | [`look`] | at the one that is there |
 //! | [`verified`] | reading a blob so that nothing is seen that the root hash does not vouch for |
 //!
 //! A tree is a file like that of `veritysetup`: a superblock, then the levels, the topmost first.
@@ -16,6 +17,7 @@
 //! The last block of a blob that has no whole number of blocks is hashed as if zeros followed; so it
 //! reads on the device that the kernel checks, too.
 
+pub mod look;
 pub mod seal;
 pub mod shape;
 pub mod tree;
@@ -208,6 +210,22 @@ pub enum VerityError {
         /// Bytes in each.
         block: u32,
     },
+    /// The blob has another size than it is said to have.
+    #[error(
+        "{path}: has {length} bytes, all of which its hash tree {tree} is of, and the configuration or \
+         manifest says that the blob has {said}: it is another blob, or \"size\" is wrong",
+        path = path.display(), tree = tree.display()
+    )]
+    Size {
+        /// The blob.
+        path: PathBuf,
+        /// What the configuration says.
+        said: u64,
+        /// Its length in bytes.
+        length: u64,
+        /// The tree.
+        tree: PathBuf,
+    },
     /// The tree has another root.
     #[error(
         "{tree}: its root is not the root hash {expected}: the tree is damaged or another blob's; \
@@ -236,6 +254,35 @@ pub enum VerityError {
         /// What was known of it before.
         expected: RootHash,
     },
+    /// A blob has another digest than it should.
+    #[error(
+        "{path}: its digest is {found}, expected {expected}: the file was changed or is damaged, or the \
+         digest is another blob's; remove the file and fetch it again, for an image of the store with \
+         `ovbd pull`",
+        path = path.display()
+    )]
+    Digest {
+        /// The blob.
+        path: PathBuf,
+        /// What was calculated.
+        found: Digest,
+        /// What was known of it before.
+        expected: Digest,
+    },
+    /// The tree beside a blob is not that of its bytes.
+    #[error(
+        "{tree}: is not the tree of {path}, whose root hash is {found}: one of them was changed since; if \
+         the layer is right, `ovbd seal --force {path}` makes the tree again",
+        path = path.display(), tree = tree.display()
+    )]
+    Stale {
+        /// The blob.
+        path: PathBuf,
+        /// The tree.
+        tree: PathBuf,
+        /// What was calculated.
+        found: RootHash,
+    },
     /// There is not one word for each layer.
     #[error("{given} {what} for {layers} layers: name one for each layer, bottom first")]
     Count {
@@ -252,7 +299,7 @@ impl VerityError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NoRootHash(_) | Self::Count { .. } => ExitCode::Usage,
+            Self::Count { .. } => ExitCode::Usage,
             Self::NoTree { .. } => ExitCode::NotFound,
             _ => ExitCode::Invalid,
         }

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 use overlaybd_format::ReadAt;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
-use super::shape::{Shape, HASH_BLOCK, HASH_START, SUPERBLOCK};
-use super::tree::{make, Hasher};
-use super::verified::read_shape;
+use super::shape::{Shape, SUPERBLOCK};
+use super::tree::make;
 use super::{beside, RootHash, Salt, VerityError};
+use crate::config::LayerConfig;
 use crate::image::atomic::AtomicFile;
 use crate::image::blob::{Blob, Shape as BlobShape};
+use crate::image::digest::Digest;
 use crate::image::source::{FileSource, Source};
 use crate::image::stack::Stack;
 use crate::image::ImageError;
@@ -36,6 +38,27 @@ pub struct Options {
     pub salt: Salt,
     /// Replace a tree that is there.
     pub replace: bool,
+}
+
+/// What is known of a blob before it is sealed, and must be so.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// What vouches for it.
+    pub root_hash: Option<RootHash>,
+    /// Its digest; not that of a file that was unwrapped from its tar.
+    pub digest: Option<Digest>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
+}
+
+impl From<&LayerConfig> for Known {
+    fn from(layer: &LayerConfig) -> Self {
+        Self {
+            root_hash: layer.root_hash,
+            digest: layer.digest,
+            size: layer.size,
+        }
+    }
 }
 
 /// A blob that is sealed.
@@ -75,11 +98,12 @@ pub struct Merged {
 ///
 /// # Errors
 /// For what is no layer, and for another tree that is there, unless it is to be replaced.
-/// [`VerityError::Changed`] if the root hash is not `expected`: nothing is written then.
+/// [`VerityError::Digest`] and [`VerityError::Changed`] if it is not the blob that is `known`: nothing is
+/// written then.
 pub fn seal(
     path: &Path,
     options: &Options,
-    expected: Option<RootHash>,
+    mut known: Known,
     progress: &Progress,
 ) -> Result<Sealed> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
@@ -100,9 +124,13 @@ pub fn seal(
         );
         return Err(ImageError::Argument(sentence).into());
     }
+    // A file without a tar around it may be what was in one; then nothing is known of its bytes.
+    if blob.wrapper().is_none() && known.size != Some(source.size()) {
+        known.digest = None;
+    }
     let tree = beside(path);
     let shape = shape_of(&source, path, block, options)?;
-    let root_hash = write_tree(&source, &shape, &tree, path, options, expected, progress)?;
+    let root_hash = write_tree(&source, &shape, &tree, path, options, known, progress)?;
     Ok(Sealed {
         path: path.to_owned(),
         root_hash,
@@ -123,7 +151,8 @@ pub fn seal_merged(
     let disk = Stack::open(files)?.into_disk();
     let shape = shape_of(&disk, tree, PAGE, options)?;
     let progress = progress(disk.size());
-    let made = write_tree(&disk, &shape, tree, tree, options, None, &progress);
+    let known = Known::default();
+    let made = write_tree(&disk, &shape, tree, tree, options, known, &progress);
     progress.finish();
     Ok(Merged {
         root_hash: made?,
@@ -151,13 +180,13 @@ pub fn seal_image(
     // Nothing is removed from the store until the trees are there.
     let resolved = Sources { store, fetch: None }.resolve(input)?;
     let layers = resolved.config.layers.iter();
-    let files = layers.map(|layer| Ok((layer.locate()?, layer.root_hash)));
+    let files = layers.map(|layer| Ok((layer.locate()?, Known::from(layer))));
     let files: Vec<_> = files.collect::<Result<_>>()?;
     let size = |(file, _): &(PathBuf, _)| file.metadata().map_or(0, |meta| meta.len());
     let progress = progress(files.iter().map(size).sum());
     let sealed = files
         .iter()
-        .map(|(file, root_hash)| seal(file, options, *root_hash, &progress))
+        .map(|(file, known)| seal(file, options, *known, &progress))
         .collect::<Result<Vec<_>>>();
     progress.finish();
     let sealed = sealed?;
@@ -168,50 +197,6 @@ pub fn seal_image(
         store.record_root_hashes(reference, &hashes)?;
     }
     Ok(sealed)
-}
-
-/// What the tree beside the blob `path` says; `None` if there is none.
-///
-/// # Errors
-/// [`VerityError`] for a tree that is broken or another blob's. Whether the blob is the one that was
-/// sealed is not looked at.
-pub fn look(path: &Path) -> Result<Option<Sealed>> {
-    let tree = beside(path);
-    if !tree.exists() {
-        return Ok(None);
-    }
-    let (source, data) = (FileSource::open(&tree)?, FileSource::open(path)?);
-    let shape = read_shape(&source)?;
-    if !shape.fits(data.size()) {
-        return Err(VerityError::Length {
-            path: path.to_owned(),
-            length: data.size(),
-            tree,
-            blocks: shape.data_blocks(),
-            block: shape.data_block(),
-        }
-        .into());
-    }
-    let top = match shape.levels().is_empty() {
-        // One block of data.
-        true => {
-            let mut block = vec![0; shape.data_block() as usize];
-            data.read_exact_at(0, &mut block[..data.size() as usize])?;
-            block
-        }
-        false => {
-            let mut block = vec![0; HASH_BLOCK as usize];
-            source.read_exact_at(HASH_START * u64::from(HASH_BLOCK), &mut block)?;
-            block
-        }
-    };
-    Ok(Some(Sealed {
-        path: path.to_owned(),
-        root_hash: RootHash::new(Hasher::new(shape.salt()).hash(&top)),
-        tree_size: source.size(),
-        tree,
-        shape,
-    }))
 }
 
 /// Whether the file `tree` begins like the tree with this root, and is as long.
@@ -233,16 +218,21 @@ fn write_tree(
     tree: &Path,
     path: &Path,
     options: &Options,
-    expected: Option<RootHash>,
+    known: Known,
     progress: &Progress,
 ) -> Result<RootHash> {
     let file = match AtomicFile::create(tree.to_owned(), options.replace) {
         Err(Error::Image(ImageError::Exists(_))) => None,
         created => Some(created?),
     };
-    let read = |at, piece: &mut [u8]| {
+    let mut hash = known.digest.map(|_| Sha256::new());
+    let read = |at, piece: &mut [u8]| -> Result<()> {
         progress.add(piece.len() as u64);
-        Ok(source.read_exact_at(at, piece)?)
+        source.read_exact_at(at, piece)?;
+        if let Some(hash) = &mut hash {
+            hash.update(&piece);
+        }
+        Ok(())
     };
     let write = |at, block: &[u8]| match &file {
         None => Ok(()),
@@ -252,7 +242,17 @@ fn write_tree(
         }
     };
     let found = make(shape, source.size(), read, write)?;
-    if let Some(expected) = expected.filter(|&expected| expected != found) {
+    let digest = hash.map(Digest::of);
+    if let (Some(found), Some(expected)) = (digest, known.digest.filter(|_| digest != known.digest))
+    {
+        return Err(VerityError::Digest {
+            path: path.to_owned(),
+            found,
+            expected,
+        }
+        .into());
+    }
+    if let Some(expected) = known.root_hash.filter(|&expected| expected != found) {
         return Err(VerityError::Changed {
             path: path.to_owned(),
             found,
@@ -277,13 +277,14 @@ mod tests {
     use crate::error::ExitCode;
     use crate::image::output::Wrapper;
     use crate::plan::tests::{compressed, lsmt, plain, zfile};
+    use crate::verity::look::look;
 
     fn run(path: &Path, salt: &str, replace: bool) -> Result<Sealed> {
         let options = Options {
             salt: salt.parse().unwrap(),
             replace,
         };
-        seal(path, &options, None, &Progress::hidden())
+        seal(path, &options, Known::default(), &Progress::hidden())
     }
 
     #[test]
@@ -353,9 +354,12 @@ mod tests {
     fn a_blob_that_is_another_one_is_not_sealed() {
         let folder = tempfile::tempdir().unwrap();
         let layer = zfile(folder.path(), "a", &lsmt(16, 1));
-        let expected = Some(RootHash::new([1; 32]));
+        let known = Known {
+            root_hash: Some(RootHash::new([1; 32])),
+            ..Known::default()
+        };
         let options = Options::default();
-        let error = seal(&layer, &options, expected, &Progress::hidden()).unwrap_err();
+        let error = seal(&layer, &options, known, &Progress::hidden()).unwrap_err();
         assert!(
             matches!(error, Error::Verity(VerityError::Changed { .. })),
             "{error}"
@@ -363,13 +367,40 @@ mod tests {
         assert!(!folder.path().join("a.verity").exists());
     }
 
+    /// Nobody vouches for what rotted after it was fetched.
     #[test]
-    fn a_tree_of_another_length_is_said_to_be_one() {
+    fn a_blob_that_is_not_what_its_digest_says_is_not_sealed() {
         let folder = tempfile::tempdir().unwrap();
-        let layer = zfile(folder.path(), "a", &lsmt(16, 1));
-        run(&layer, "-", false).unwrap();
-        fs::write(&layer, vec![0; 100_000]).unwrap();
-        let error = look(&layer).unwrap_err();
-        assert!(error.to_string().contains("has 100000 bytes"), "{error}");
+        let tar = compressed(folder.path(), "tar", &lsmt(16, 1), Wrapper::Pax);
+        let bare = plain(folder.path(), "bare", &lsmt(16, 1));
+        let seal = |layer: &Path, digest, size| {
+            let known = Known {
+                digest: Some(digest),
+                size,
+                ..Known::default()
+            };
+            let sealed = seal(layer, &Options::default(), known, &Progress::hidden());
+            let error = sealed.err();
+            assert_eq!(beside(layer).exists(), error.is_none());
+            let _ = fs::remove_file(beside(layer));
+            match error {
+                Some(Error::Verity(VerityError::Digest { .. })) => false,
+                Some(error) => panic!("{error}"),
+                None => true,
+            }
+        };
+        for layer in [&tar, &bare] {
+            let mut bytes = fs::read(layer).unwrap();
+            let (digest, size) = (Digest::of_bytes(&bytes), bytes.len() as u64);
+            assert!(seal(layer, digest, Some(size)) && seal(layer, digest, None));
+            // Of the layer's data, or of the tar's end.
+            let at = if layer == &tar { bytes.len() - 1 } else { 4100 };
+            bytes[at] ^= 1;
+            fs::write(layer, bytes).unwrap();
+            assert!(!seal(layer, digest, Some(size)));
+            // Without its tar it may be what was in the blob of that digest.
+            assert_eq!(seal(layer, digest, None), layer == &bare);
+            assert_eq!(seal(layer, digest, Some(size + 2048)), layer == &bare);
+        }
     }
 }

@@ -102,6 +102,18 @@ fn an_image_is_built_inspected_verified_and_unpacked() {
     assert!(piped.status.success() && piped.stdout == disk);
 }
 
+/// Whoever reads the document need not ask for the code, and the other way round.
+#[test]
+fn the_exit_code_that_is_printed_is_the_one_that_is_used() {
+    let scratch = Scratch::new();
+    let config = scratch.file("config.json", b"{}");
+    for (command, expected) in [(&["up", "web"][..], 3), (&["run"], 125)] {
+        let (code, error) = failure(&[&["--json"], command, &[str(&config)]].concat());
+        let error: Value = serde_json::from_str(&error).unwrap();
+        assert_eq!((code, &error["exit_code"]), (expected, &expected.into()));
+    }
+}
+
 #[test]
 fn outputs_are_not_replaced_without_force() {
     let scratch = Scratch::new();

@@ -140,7 +140,8 @@ fn an_image_is_sealed_in_its_store() {
     fs::write(&blob, content).unwrap();
     let (code, error) = failure(&["seal", REFERENCE, "--force", "--store", root]);
     assert_eq!(code, 3);
-    assert!(error.contains(&format!("expected {hash}")), "{error}");
+    let digest = image.layers[0].digest;
+    assert!(error.contains(&format!("expected {digest}")), "{error}");
     fs::remove_file(&blob).unwrap();
     json(&["gc", "--json", "--store", root]);
     assert!(!tree.exists());

@@ -261,8 +261,20 @@ fn root_hashes_travel_with_layers() {
     assert_eq!(server.asked().len(), 0);
 
     let hidden = Progress::hidden();
-    let seal = |layer: &PathBuf| seal(layer, &seal::Options::default(), None, &hidden).unwrap();
+    let seal = |layer: &PathBuf| {
+        let (options, known) = (seal::Options::default(), seal::Known::default());
+        seal(layer, &options, known, &hidden).unwrap()
+    };
     let hashes: Vec<_> = layers.iter().map(|layer| seal(layer).root_hash).collect();
+    // What is not what was sealed, although the tree has its length.
+    let good = fs::read(&layers[0]).unwrap();
+    let mut changed = good.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    fs::write(&layers[0], changed).unwrap();
+    let error = registry::push(&reference, &plan, &options(), &()).unwrap_err();
+    assert!(error.to_string().contains("is not the tree of"), "{error}");
+    assert_eq!(server.asked().len(), 0);
+    fs::write(&layers[0], good).unwrap();
     let pushed = registry::push(&reference, &plan, &options(), &()).unwrap();
     for (layer, hash) in pushed.layers.iter().zip(&hashes) {
         let annotation = &layer.annotations["containerd.io/snapshot/overlaybd/verity-root-hash"];

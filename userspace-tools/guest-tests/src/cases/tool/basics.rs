@@ -18,6 +18,7 @@ use crate::ctx::{self, Ctx};
 use crate::harness::Case;
 use crate::read;
 
+const EXIT_FAILURE: i32 = 1;
 const EXIT_BUSY: i32 = 4;
 const EXIT_NOT_FOUND: i32 = 6;
 
@@ -29,6 +30,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.ignore_crc_is_not_shared", ignore_crc_is_not_shared),
         Case::new("tool.repeated", repeated),
         Case::new("tool.name_is_taken", name_is_taken),
+        Case::new("tool.down_all", down_all),
         Case::new("tool.in_use", in_use),
         Case::new("tool.covered", covered),
         Case::new("tool.failed_attempts", failed_attempts),
@@ -235,6 +237,28 @@ fn name_is_taken(ctx: &mut Ctx) -> Result<()> {
     ensure!(error.contains("renamed to renamed"), "{error}");
     take_down("renamed")?;
     ctx.remove(&device)?;
+    nothing_is_left()
+}
+
+/// An image whose name this tool does not take does not keep the others.
+fn down_all(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::golden(ctx, "lsmt/stack*.zfile", &dir)?;
+    for name in ["one", "two", "zero"] {
+        image.up(name)?;
+    }
+    ctx::output(&["dmsetup", "rename", "two", "a b"])?;
+    let failed = run(&["down", "--all"])?;
+    ensure!(failed.status.code() == Some(EXIT_FAILURE), "{failed:?}");
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    ensure!(said.contains("x20b: the image was renamed"), "{said}");
+    let left = devices()?;
+    ensure!(
+        !left.iter().any(|name| name == "one" || name == "zero"),
+        "{left:?}"
+    );
+    ctx::output(&["dmsetup", "rename", "a b", "two"])?;
+    ensure!(run(&["down", "--all"])?.status.success());
     nothing_is_left()
 }
 

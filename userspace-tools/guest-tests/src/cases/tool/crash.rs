@@ -15,7 +15,7 @@ use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::Name;
 use ovbd::output::Progress;
 use ovbd::plan::{Plan, Settings};
-use ovbd::verity::seal::{seal, Options};
+use ovbd::verity::seal::{seal, Known, Options};
 use ovbd::{config::ImageConfig, down, up};
 use rustix::process::Signal;
 
@@ -94,7 +94,12 @@ fn sealed(ctx: &mut Ctx) -> Result<()> {
     config.layers.truncate(1);
     for layer in &mut config.layers {
         let file = layer.file.as_ref().context("no file")?;
-        let tree = seal(file, &Options::default(), None, &Progress::hidden())?;
+        let tree = seal(
+            file,
+            &Options::default(),
+            Known::default(),
+            &Progress::hidden(),
+        )?;
         layer.root_hash = Some(tree.root_hash);
     }
     let golden = ctx.golden()?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::output::Progress;
-use ovbd::verity::seal::{seal, Options};
+use ovbd::verity::seal::{seal, Known, Options};
 
 use super::basics::{json, run};
 use super::{nothing_is_left, take_down, Image};
@@ -20,6 +20,7 @@ use crate::rig::until;
 /// Certificates, and their signatures of the root hash of [`LAYER`].
 const KEYS: &str = "/opt/keys";
 const LAYER: &str = "ext4/layer*.lz4.zfile";
+const EXIT_INVALID: i32 = 3;
 const UNSEALED: &str = "/sys/module/dm_verity/parameters/keyring_unsealed";
 
 pub fn cases() -> Vec<Case> {
@@ -71,7 +72,12 @@ fn signed(ctx: &mut Ctx) -> Result<()> {
     let broken = broken.to_str().context("path")?;
     let mut hashes = Vec::new();
     for layer in &image.layers {
-        let sealed = seal(layer, &Options::default(), None, &Progress::hidden())?;
+        let sealed = seal(
+            layer,
+            &Options::default(),
+            Known::default(),
+            &Progress::hidden(),
+        )?;
         hashes.push(sealed.root_hash.to_string());
     }
     let [bottom, upper, ..] = &image.layers[..] else {
@@ -84,7 +90,10 @@ fn signed(ctx: &mut Ctx) -> Result<()> {
     let refused = |layer: &str, hash: &str, signature: &str| -> Result<()> {
         let refused = run(&words(layer, hash, signature))?;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        ensure!(!refused.status.success(), "{signature} was taken");
+        ensure!(
+            refused.status.code() == Some(EXIT_INVALID),
+            "{signature}: {refused:?}"
+        );
         ensure!(
             said.contains(&format!("{layer}: the kernel refuses the layer")),
             "{said}"

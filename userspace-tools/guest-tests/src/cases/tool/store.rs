@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("tool.store_image", store_image),
         Case::new("tool.store_parallel", store_parallel),
+        Case::new("tool.store_shares_with_no_liar", liar),
         Case::new("tool.store_has_a_configurations_layer", configuration),
         Case::new("tool.store_on_a_full_disk", full_disk),
         Case::new("tool.hundred_devices", hundred_devices),
@@ -228,6 +229,41 @@ fn configuration(ctx: &mut Ctx) -> Result<()> {
         "{report}"
     );
     super::take_down("web")?;
+    nothing_is_left()
+}
+
+/// A configuration that claims the digest of somebody else's layer for a file of its own, which has
+/// the same ends, gets a device of its own, and nobody else stands on it.
+fn liar(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let stocked = Stocked::new(ctx, "ext4/layer*.tar", &dir)?;
+    let reference = "registry.example/app:1";
+    stocked.add(reference, 3)?;
+    let honest = stocked.image.layers[0].as_path();
+    let bytes = fs::read(honest)?;
+    let lie = dir.join("lie");
+    let mut changed = bytes.clone();
+    changed[bytes.len() / 2] ^= 1;
+    fs::write(&lie, changed)?;
+    let config = dir.join("config.v1.json");
+    let lower = serde_json::json!({ "file": lie, "digest": Digest::of_bytes(&bytes) });
+    fs::write(
+        &config,
+        serde_json::json!({ "lowers": [lower] }).to_string(),
+    )?;
+    json(&["--json", "up", "liar", config.to_str().context("path")?])?;
+    let report = json(&["--json", "up", "web", reference, "--store", stocked.root()?])?;
+    ensure!(report["layers"][0]["shared"] == false, "{report}");
+    let device = Path::new("/dev/mapper/web");
+    crate::read::check_once(device, stocked.image.content.clone())?;
+    // Whoever means the file in the store has what stands on it, whatever name the file has.
+    let blob = stocked
+        .store
+        .blob(&Digest::of_bytes(&bytes))
+        .context("blob")?;
+    let report = json(&["--json", "up", "same", blob.to_str().context("path")?])?;
+    ensure!(report["layers"][0]["shared"] == true, "{report}");
+    ensure!(run(&["down", "--all"])?.status.success());
     nothing_is_left()
 }
 

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure, Context as _, Result};
 use ovbd::dm::Name;
+use ovbd::error::ExitCode;
 use ovbd::image::inspect::{inspect, FileInfo};
 use ovbd::list;
 use ovbd::output::Progress;
 use ovbd::plan::{Demand, Plan, Settings};
 use ovbd::up::{self, Report};
-use ovbd::verity::seal::{seal, Options, Sealed as Tree};
+use ovbd::verity::seal::{seal, Known, Options, Sealed as Tree};
 use ovbd::verity::{beside, RootHash};
 use rustix::io::Errno;
 
@@ -79,7 +80,7 @@ impl Sealed {
         let options = Options::default();
         let hidden = Progress::hidden();
         let layers = image.layers.iter();
-        let trees = layers.map(|layer| Ok(seal(layer, &options, None, &hidden)?));
+        let trees = layers.map(|layer| Ok(seal(layer, &options, Known::default(), &hidden)?));
         let trees = trees.collect::<Result<_>>()?;
         Ok(Self { image, trees })
     }
@@ -131,7 +132,7 @@ fn program(ctx: &mut Ctx) -> Result<()> {
     fs::write(&config, serde_json::json!({ "lowers": lowers }).to_string())?;
     let config = config.to_str().context("path")?;
     let refused = run(&["up", "web", config, "--verity"])?;
-    ensure!(refused.status.code() == Some(EXIT_USAGE), "{refused:?}");
+    ensure!(refused.status.code() == Some(EXIT_INVALID), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(
         said.contains("there is no root hash for this layer"),
@@ -302,7 +303,7 @@ fn refused(ctx: &mut Ctx) -> Result<()> {
     };
     up(
         &["--verity"],
-        EXIT_USAGE,
+        EXIT_INVALID,
         "there is no root hash for this layer",
     )?;
     let (first, _) = hashes.split_once(',').context("one root hash")?;
@@ -577,7 +578,9 @@ fn kernel_refuses(ctx: &mut Ctx) -> Result<()> {
         let plan = sealed.plan()?;
         let _flipped = Flipped::new(layer, at)?;
         let result = up::up(&plan, &Name::new("web")?, None, &|_| {});
-        let error = result.err().context("it was set up")?.to_string();
+        let error = result.err().context("it was set up")?;
+        ensure!(error.exit_code() == ExitCode::Invalid, "{error}");
+        let error = error.to_string();
         let begin = format!("{}: the kernel refuses the layer: ", layer.display());
         ensure!(
             error.starts_with(&begin) && error.contains("zfile: "),
@@ -681,7 +684,7 @@ fn store(ctx: &mut Ctx) -> Result<()> {
         "--json", "up", "web", reference, "--verity", "--store", root,
     ];
     let refused = run(&up)?;
-    ensure!(refused.status.code() == Some(EXIT_USAGE), "{refused:?}");
+    ensure!(refused.status.code() == Some(EXIT_INVALID), "{refused:?}");
     let sealed = json(&["--json", "seal", reference, "--store", root])?;
     let report = json(&up)?;
     ensure!(

@@ -21,7 +21,7 @@ use super::source::{self, FileSource, SharedSource, Source, Std};
 use super::stack::Stack;
 use super::zsource::ZSource;
 use crate::error::ExitCode;
-use crate::verity::seal::look;
+use crate::verity::look::look;
 use crate::{Error, Result};
 
 pub use self::info::{

@@ -18,8 +18,7 @@ use crate::mount::probe::{FileSystem, LENGTH as PROBED};
 use crate::registry::manifest::media;
 use crate::registry::RegistryError;
 use crate::store::Descriptor;
-use crate::verity::seal::look;
-use crate::verity::{beside, RootHash, VerityError};
+use crate::verity::look::check;
 use crate::{Error, Result};
 
 /// What annotations of OverlayBD begin with, and the version that the reference tools write.
@@ -49,22 +48,16 @@ pub(super) fn examine(files: &[PathBuf], sealed: bool) -> Result<Vec<Descriptor>
     files
         .iter()
         .map(|file| {
-            let mut layer = describe(file, file_system)?;
-            if sealed {
-                layer.set_root_hash(root_hash(file)?);
+            if !sealed {
+                let (digest, size) = hash(file).map_err(|e| Error::io("read", file, e))?;
+                return Ok(describe(digest, size, file_system));
             }
+            let blob = check(file)?;
+            let mut layer = describe(blob.digest, blob.size, file_system);
+            layer.set_root_hash(blob.root_hash);
             Ok(layer)
         })
         .collect()
-}
-
-/// What vouches for a layer, by the tree beside it.
-fn root_hash(file: &Path) -> Result<RootHash> {
-    let none = || VerityError::NoTree {
-        path: file.to_owned(),
-        tree: beside(file),
-    };
-    Ok(look(file)?.ok_or_else(none)?.root_hash)
 }
 
 fn file_system(stack: Stack) -> Result<Option<&'static str>> {
@@ -75,8 +68,7 @@ fn file_system(stack: Stack) -> Result<Option<&'static str>> {
     Ok(FileSystem::recognise(&head).map(FileSystem::name))
 }
 
-fn describe(file: &Path, file_system: Option<&str>) -> Result<Descriptor> {
-    let (digest, size) = hash(file).map_err(|e| Error::io("read", file, e))?;
+fn describe(digest: Digest, size: u64, file_system: Option<&str>) -> Descriptor {
     let mut annotations = BTreeMap::new();
     let mut annotate = |name: &str, value: String| {
         annotations.insert(format!("{ANNOTATION}{name}"), value);
@@ -87,12 +79,12 @@ fn describe(file: &Path, file_system: Option<&str>) -> Result<Descriptor> {
     if let Some(name) = file_system {
         annotate("blob-fs-type", name.to_owned());
     }
-    Ok(Descriptor {
+    Descriptor {
         media_type: media::LAYER.to_owned(),
         digest,
         size,
         annotations,
-    })
+    }
 }
 
 fn hash(file: &Path) -> io::Result<(Digest, u64)> {
