@@ -77,13 +77,14 @@ fn of_a_disk_below(ctx: &mut Ctx) -> Result<()> {
 fn at_once(ctx: &mut Ctx) -> Result<()> {
     const LENGTH: usize = 32 << 10;
     let disk = lower::null_blk(ctx, 4 << 20, &[("max_sectors", "64")])?;
-    let content = forge::content(SIZE, ctx.rng());
+    let content = forge::content(8 * LENGTH, ctx.rng());
     let zfile = Zfile::on(ctx, &disk, Form::new(Algorithm::Lz4, 4 << 10), content)?;
     let longest = limit(zfile.lower.dev, "queue/max_sectors_kb")?;
     ensure!(longest << 10 == LENGTH as i64, "{longest} KiB");
     let device = read::Device::open(zfile.path(), &zfile.content)?;
-    for offset in (0..SIZE - LENGTH).step_by(LENGTH) {
-        let answered = device.at_once(offset as u64, LENGTH)?;
+    for number in 0..8 {
+        let offset = (number * LENGTH) as u64;
+        let answered = device.at_once(offset, LENGTH)?;
         ensure!(answered, "no answer at {offset}");
     }
     Ok(())
