@@ -48,7 +48,8 @@ impl<const N: usize> Counters<N> {
         })
     }
 
-    /// Sets all counters to 0. What is added at the same time may survive.
+    /// Sets all counters to 0. Of a CPU that adds to one at the same time, what that had until then may
+    /// survive.
     pub(crate) fn reset(&self) {
         for index in 0..N {
             // SAFETY: There are `N` counters, by the type's invariant.
