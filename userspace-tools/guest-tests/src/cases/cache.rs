@@ -3,15 +3,13 @@
 //! The cache of decompressed blocks: what is decompressed once is not decompressed again for the
 //! rest of the block, and no device ever sees another one's.
 
-use std::fs;
-
 use anyhow::{anyhow, ensure, Context as _, Result};
 use overlaybd_format::status::ZfileStatus;
 use overlaybd_format::zfile::Algorithm;
 
 use crate::ctx::{Ctx, SECTOR};
 use crate::harness::Case;
-use crate::read::{self, Buffer, Mode};
+use crate::read::{self, drop_objects, Buffer, Mode};
 use crate::rig::lower::{null_blk, Lower};
 use crate::rig::sample::{self, Form};
 use crate::rig::trace::Trace;
@@ -395,9 +393,4 @@ fn forgets_removed_devices(ctx: &mut Ctx) -> Result<()> {
         ctx.remove(&zfile.device)?;
     }
     Ok(())
-}
-
-/// Shrinks what the kernel and its modules keep.
-fn drop_objects() -> Result<()> {
-    fs::write("/proc/sys/vm/drop_caches", "2").context("drop_caches")
 }

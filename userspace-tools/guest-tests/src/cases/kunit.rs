@@ -26,6 +26,7 @@ const SOURCES: &str = concat!(
     include_str!("../../../../rust/dm/codec.rs"),
     include_str!("../../../../rust/dm/construct.rs"),
     include_str!("../../../../rust/dm/counters.rs"),
+    include_str!("../../../../rust/dm/gather.rs"),
     include_str!("../../../../rust/dm/limits.rs"),
     include_str!("../../../../rust/dm/pages.rs"),
     include_str!("../../../../rust/dm/platform.rs"),
@@ -68,4 +69,42 @@ fn wrappers(ctx: &mut Ctx) -> Result<()> {
     }
     ensure!(count > 40, "{count} suites and tests in the sources");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::SOURCES;
+
+    /// The files in a folder and those below it.
+    fn files(dir: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(dir).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths
+            .flat_map(|path| {
+                if path.is_dir() {
+                    files(&path)
+                } else {
+                    vec![path]
+                }
+            })
+            .collect()
+    }
+
+    /// A suite in a file that is not listed would not be missed if it did not run.
+    #[test]
+    fn every_suite_is_listed() {
+        let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rust");
+        let mut suites = 0;
+        for path in files(&module) {
+            let text = fs::read_to_string(&path).unwrap();
+            if text.contains("kunit_tests(") {
+                assert!(SOURCES.contains(&text), "{}", path.display());
+                suites += 1;
+            }
+        }
+        assert_eq!(suites, SOURCES.matches("kunit_tests(").count());
+    }
 }

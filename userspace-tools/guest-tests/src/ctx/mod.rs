@@ -12,18 +12,16 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use ovbd::dm::udev::Udev;
-use ovbd::dm::{node, DevNo, Dm, Error as DmError, Id, Target};
+use ovbd::dm::{node, DevNo, Dm, Id, Target};
 use rustix::mount::MountFlags;
 
 use crate::golden::{Golden, MARKER};
-use crate::harness::KernelLog;
 use crate::rng::Rng;
 use cleanup::{Cleanup, Undo};
 pub use command::output;
 pub use loops::LoopSpec;
-pub use refusal::Refusal;
 
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
@@ -177,30 +175,6 @@ impl Ctx {
     /// A live device of one target.
     pub fn target(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Device> {
         self.device_of(&[target(0, sectors, kind, params)])
-    }
-
-    /// Offers a read-only table: makes it live if it is taken, else says how it was refused.
-    pub fn offer(&mut self, device: &Device, table: &[Target]) -> Result<Result<(), Refusal>> {
-        let mut log = KernelLog::open()?;
-        let dm = self.dm()?;
-        match dm.load(device.dev.0, table) {
-            Ok(()) => Ok(Ok(dm.resume(device.dev.0, &Udev::begin()).map(drop)?)),
-            Err(error @ DmError::Request { .. }) => Ok(Err(Refusal {
-                errno: error.errno().context("refused without an error number")?,
-                log: log.new_lines(),
-                dev: device.dev,
-            })),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Loads a table that must be refused, and says how it was.
-    pub fn refused(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Refusal> {
-        let device = self.device()?;
-        match self.offer(&device, &[target(0, sectors, kind, params)])? {
-            Ok(()) => bail!("a table that must be refused was taken: 0 {sectors} {kind} {params}"),
-            Err(refusal) => Ok(refusal),
-        }
     }
 
     /// Removes a device now.

@@ -2,9 +2,13 @@
 
 //! Tables that the kernel does not take.
 
-use anyhow::{ensure, Result};
-use ovbd::dm::DevNo;
+use anyhow::{bail, ensure, Context as _, Result};
+use ovbd::dm::udev::Udev;
+use ovbd::dm::{DevNo, Error as DmError, Target};
 use rustix::io::Errno;
+
+use super::{target, Ctx, Device};
+use crate::harness::KernelLog;
 
 /// A refused table.
 #[derive(Debug)]
@@ -14,7 +18,41 @@ pub struct Refusal {
     /// What the kernel logged meanwhile.
     pub log: Vec<String>,
     /// Of the device that the table was for.
-    pub(super) dev: DevNo,
+    dev: DevNo,
+}
+
+impl Ctx {
+    /// Loads a read-only table, or says how it was refused.
+    pub fn try_load(&mut self, device: &Device, table: &[Target]) -> Result<Result<(), Refusal>> {
+        let mut log = KernelLog::open()?;
+        match self.dm()?.load(device.dev.0, table) {
+            Ok(()) => Ok(Ok(())),
+            Err(error @ DmError::Request { .. }) => Ok(Err(Refusal {
+                errno: error.errno().context("refused without an error number")?,
+                log: log.new_lines(),
+                dev: device.dev,
+            })),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Offers a read-only table: makes it live if it is taken, else says how it was refused.
+    pub fn offer(&mut self, device: &Device, table: &[Target]) -> Result<Result<(), Refusal>> {
+        let loaded = self.try_load(device, table)?;
+        if loaded.is_ok() {
+            self.dm()?.resume(device.dev.0, &Udev::begin())?;
+        }
+        Ok(loaded)
+    }
+
+    /// Loads a table that must be refused, and says how it was.
+    pub fn refused(&mut self, sectors: u64, kind: &str, params: &str) -> Result<Refusal> {
+        let device = self.device()?;
+        match self.offer(&device, &[target(0, sectors, kind, params)])? {
+            Ok(()) => bail!("a table that must be refused was taken: 0 {sectors} {kind} {params}"),
+            Err(refusal) => Ok(refusal),
+        }
+    }
 }
 
 impl Refusal {
@@ -42,6 +80,14 @@ impl Refusal {
             "{kind} logged {lines:?}, expected {expected:?}"
         );
         Ok(())
+    }
+
+    /// What the target `kind` left in `ti->error`, if device-mapper says so.
+    pub fn reason(&self, kind: &str) -> Option<&str> {
+        let begin = format!("table: {}: {kind}: ", self.dev);
+        let mut lines = self.log.iter().filter_map(|line| line.split_once(&begin));
+        let (_, rest) = lines.next()?;
+        Some(rest.rsplit_once(" (").map_or(rest, |(reason, _)| reason))
     }
 
     /// What the target `kind` itself logged about the device.
@@ -74,5 +120,7 @@ mod tests {
         expect(Errno::INVAL, "zfile", "Length too", line).unwrap_err();
         expect(Errno::INVAL, "lsmt", "Length too small", "").unwrap_err();
         expect(Errno::NOENT, "zfile", "Length too small", line).unwrap_err();
+        assert_eq!(refusal.reason("zfile"), Some("Length too small"));
+        assert_eq!(refusal.reason("lsmt"), None);
     }
 }

@@ -112,6 +112,11 @@ pub fn drop_caches() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "1").context("drop_caches")
 }
 
+/// Has the kernel take back what it can do without: the blocks that the module keeps, too.
+pub fn drop_objects() -> Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "2").context("drop_caches")
+}
+
 /// A device and what it must hold.
 pub struct Device<'a> {
     content: &'a [u8],

@@ -8,7 +8,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 
 use super::trace::{define, Trace};
 use crate::ctx::{output, Ctx};
@@ -21,6 +21,54 @@ const NTH: &str = "/proc/thread-self/fail-nth";
 /// What decides whether an allocation fails, and the type of its answer.
 const DECISIONS: [(&str, &str); 2] = [("should_failslab", "s32"), ("should_fail_alloc_page", "u8")];
 const GROUP: &str = "ovbd_inject";
+
+/// A place that must not be missing: part of the name of the function that the module called; parts
+/// of the names of functions that may have called it, for the compiler may have put one into another;
+/// and how what came of it begins.
+pub type Wanted = (&'static str, &'static [&'static str], &'static str);
+
+/// Places where allocations failed, and what came of it.
+#[derive(Default)]
+pub struct Outcomes(BTreeMap<(String, String), u64>);
+
+impl Outcomes {
+    /// Adds what came of it that allocations failed at `sites`.
+    pub fn add(&mut self, sites: BTreeMap<String, u64>, outcome: &str) {
+        for (site, times) in sites {
+            *self.0.entry((site, outcome.to_owned())).or_insert(0) += times;
+        }
+    }
+
+    /// Fails unless allocations failed at each of `wanted`, with that outcome. To be called when
+    /// all have been added.
+    pub fn expect(&self, wanted: &[Wanted]) -> Result<()> {
+        for what in wanted {
+            let found = self.has(what);
+            ensure!(found, "{what:?} is not among {:#?}", self.0);
+        }
+        Ok(())
+    }
+
+    /// Whether allocations failed at `wanted`, with that outcome.
+    pub fn has(&self, &(called, callers, outcome): &Wanted) -> bool {
+        self.0.keys().any(|(site, came)| {
+            let mut frames = site.split(" < ");
+            let is_called = frames.next().is_some_and(|frame| frame.contains(called));
+            let caller = frames.next().unwrap_or_default();
+            let is_caller = callers.iter().any(|name| caller.contains(name));
+            is_called && is_caller && came.starts_with(outcome)
+        })
+    }
+
+    /// All of them in the report.
+    pub fn tell(&self, ctx: &mut Ctx) -> Result<()> {
+        ensure!(!self.0.is_empty(), "no allocation of the module's failed");
+        for ((site, outcome), times) in &self.0 {
+            ctx.say(format!("{site}: {outcome} ({times} times)"));
+        }
+        Ok(())
+    }
+}
 
 /// Allocations that may fail from now on until the test ends.
 pub struct Injector {
@@ -136,22 +184,27 @@ fn stacks(lines: &[String]) -> Vec<Vec<&str>> {
     stacks
 }
 
-/// What the module called, and where it did: `kmalloc+0x1/0x2 < ctr+0x3/0x4`.
+/// What the module called, and where it did, outwards to who called the module:
+/// `kmalloc+0x1/0x2 < new+0x3/0x4 < ctr+0x5/0x6`.
 fn site(stack: &[&str]) -> String {
-    let Some(ours) = stack.iter().position(|frame| frame.ends_with(MODULE)) else {
+    let is_ours = |frame: &&str| frame.ends_with(MODULE);
+    let Some(ours) = stack.iter().position(is_ours) else {
         return stack.join(" < ");
     };
+    let callers = stack[ours..].iter().copied().take_while(is_ours);
     let called = ours.checked_sub(1).and_then(|number| stack.get(number));
     let name = |frame: &str| {
         let frame = frame.trim_end_matches(MODULE).trim();
         let (symbol, place) = frame.split_once('+').unwrap_or((frame, ""));
         format!("{:#}+{place}", rustc_demangle::demangle(symbol))
     };
-    format!(
-        "{} < {}",
-        called.copied().map(name).unwrap_or_default(),
-        name(stack[ours])
-    )
+    let frames: Vec<_> = called
+        .copied()
+        .into_iter()
+        .chain(callers)
+        .map(name)
+        .collect();
+    frames.join(" < ")
 }
 
 #[cfg(test)]
@@ -169,13 +222,31 @@ mod tests {
     }
 
     #[test]
+    fn what_must_not_be_missing_is_found_by_called_and_caller() {
+        let mut outcomes = Outcomes::default();
+        let site = "kmalloc+0x1/0x2 < Tail::read+0x3/0x4 < ctr+0x5/0x6".to_owned();
+        outcomes.add(BTreeMap::from([(site, 2)]), "refused: no memory");
+        outcomes
+            .expect(&[("kmalloc", &["Other", "Tail"], "refused")])
+            .unwrap();
+        for missing in [
+            ("vmalloc", &["Tail"], "refused"),
+            ("kmalloc", &["ctr"], "refused"),
+            ("kmalloc", &["Tail"], "taken"),
+        ] {
+            assert!(!outcomes.has(&(missing.0, missing.1, missing.2)));
+        }
+    }
+
+    #[test]
     fn the_site_is_where_the_module_called() {
         let lines = [
             "  guest-tests-80  [001] d..3.  8.1: should_failslab: (x <- y) ret=0xfffffff4",
             "  guest-tests-80  [001] d..3.  8.1: <stack trace>",
             " => __kmalloc_noprof+0x1/0x20",
             " => krealloc+0x2/0x30",
-            " => _RNvC12dm_overlaybd3ctr+0x5/0x60 [dm_overlaybd]",
+            " => _RNvC12dm_overlaybd3new+0x5/0x60 [dm_overlaybd]",
+            " => _RNvC12dm_overlaybd3ctr+0x9/0x60 [dm_overlaybd]",
             " => dm_table_add_target+0x7/0x80 [dm_mod]",
         ]
         .map(str::to_owned);
@@ -183,7 +254,7 @@ mod tests {
         assert_eq!(stacks.len(), 1);
         assert_eq!(
             site(&stacks[0]),
-            "krealloc+0x2/0x30 < dm_overlaybd::ctr+0x5/0x60"
+            "krealloc+0x2/0x30 < dm_overlaybd::new+0x5/0x60 < dm_overlaybd::ctr+0x9/0x60"
         );
     }
 }

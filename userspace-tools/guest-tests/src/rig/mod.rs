@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod busy;
 pub mod inject;
 pub mod ioctl;
+pub mod ledger;
 pub mod load;
 pub mod lower;
 pub mod map;

@@ -77,6 +77,13 @@ impl Trace {
         self.set(&format!("events/{event}/enable"), "1")
     }
 
+    /// Has what several CPUs did in the order in which they did it, instead of with times, which may be
+    /// coarse.
+    pub fn in_order(self) -> Result<Self> {
+        self.set("trace_clock", "counter")?;
+        Ok(self)
+    }
+
     fn set(&self, name: &str, value: &str) -> Result<()> {
         let path = self.dir.join(name);
         fs::write(&path, value).with_context(|| format!("{value} > {}", path.display()))

@@ -3,123 +3,60 @@
 //! Allocations and requests that fail because the debug kernel makes them fail, one place after
 //! the other.
 
-use std::collections::BTreeMap;
+mod constructor;
+
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{bail, ensure, Context as _, Result};
-use ovbd::dm::udev::Udev;
-use ovbd::dm::{Id, Target};
+use ovbd::dm::Id;
 use overlaybd_format::zfile::Algorithm;
 use rustix::io::Errno;
 
 use super::lsmt;
-use crate::ctx::{output, target, Ctx, SECTOR};
-use crate::forge::{self, Codec, Layer, Zfile as Forged};
+use crate::ctx::{Ctx, SECTOR};
+use crate::forge::{self, Layer};
 use crate::harness::Case;
 use crate::read::{self, Buffer, Device, Mode};
 use crate::rig::blocks::{errno, Blocks};
-use crate::rig::inject::Injector;
+use crate::rig::inject::{Injector, Outcomes, Wanted};
 use crate::rig::load::{Load, Read};
 use crate::rig::lower::Lower;
 use crate::rig::sample::{self, Form};
 use crate::rig::Zfile;
 
 pub fn cases() -> Vec<Case> {
-    vec![
-        Case::new("inject.constructor.zfile", |ctx| {
-            let content = forge::content(SIZE, ctx.rng());
-            let table = zfile(ctx, &content)?;
-            constructor(ctx, &table, &content)
-        }),
-        Case::new("inject.constructor.lsmt", |ctx| {
-            let content = forge::content(SIZE, ctx.rng());
-            let table = layers(ctx, &content)?;
-            constructor(ctx, &table, &content)
-        }),
+    let mut cases = constructor::cases();
+    cases.extend([
         Case::new("inject.submitter", submitter),
         Case::new("inject.gather", gather),
         Case::new("inject.workers", workers),
         Case::new("inject.requests", requests),
         Case::new("inject.dust", dust),
-    ]
+    ]);
+    cases
 }
 
-const SIZE: usize = 64 << 10;
-const BLOCK: u32 = 16 << 10;
 /// More places than this are a sweep that does not end.
 const MOST_SITES: u32 = 2000;
 
-fn zfile(ctx: &mut Ctx, content: &[u8]) -> Result<Target> {
-    let file = Forged::new(content, BLOCK, Codec::Zstd, true).bytes();
-    let disk = ctx.image(&file)?;
-    let params = format!("{} 0 {}", disk.dev, file.len());
-    Ok(target(0, SIZE as u64 / SECTOR, "zfile", &params))
-}
-
-/// Two layers, of which the upper one has the second half.
-fn layers(ctx: &mut Ctx, content: &[u8]) -> Result<Target> {
-    let (lower, upper) = content.split_at(SIZE / 2);
-    let layers = [
-        Layer::new(SIZE as u64).data(0, lower),
-        Layer::new(SIZE as u64).data(SIZE as u64 / 2 / SECTOR, upper),
-    ];
-    let (params, sectors) = lsmt::forged(ctx, &layers)?;
-    Ok(target(0, sectors, "lsmt", &params))
-}
-
-/// Loads the table again and again, and each time another allocation fails: the table is refused
-/// for want of memory, or works.
-fn constructor(ctx: &mut Ctx, table: &Target, content: &[u8]) -> Result<()> {
-    let table = std::slice::from_ref(table);
-    // What is allocated once is there then.
-    let device = ctx.device_of(table)?;
-    let injector = Injector::new(ctx)?;
-    let mut outcomes = BTreeMap::new();
-    for nth in 1.. {
-        ensure!(nth <= MOST_SITES, "no end after {nth} allocations");
-        let dm = ctx.dm()?;
-        let (loaded, has_failed) = injector.nth(nth, || dm.load(device.dev.0, table))?;
-        let sites = injector.sites()?;
-        if !has_failed {
-            loaded.context("none failed")?;
-            break;
-        }
-        let outcome = match loaded {
-            Ok(()) => {
-                dm.resume(device.dev.0, &Udev::begin())?;
-                read::check_once(&device.path, content.to_vec())?;
-                "taken".to_owned()
-            }
-            Err(error) => match error.errno() {
-                Some(Errno::NOMEM) => "refused: ENOMEM".to_owned(),
-                other => bail!("allocation {nth}, {sites:?}: {other:?}, {error}"),
-            },
-        };
-        for site in sites.into_keys() {
-            *outcomes.entry((site, outcome.clone())).or_insert(0) += 1;
-        }
-    }
-    tell(ctx, outcomes)?;
-    read::check_once(&device.path, content.to_vec())?;
-    // Nothing that was refused holds on to anything.
-    ctx.remove(&device)?;
-    output(&["rmmod", "dm_overlaybd"]).map(drop)
-}
-
-/// The places where allocations failed, and what came of it.
-fn tell(ctx: &mut Ctx, outcomes: BTreeMap<(String, String), u64>) -> Result<()> {
-    ensure!(!outcomes.is_empty(), "no allocation of the module's failed");
-    for ((site, outcome), times) in outcomes {
-        ctx.say(format!("{site}: {outcome} ({times} times)"));
-    }
-    Ok(())
-}
+/// As often, half of all allocations fail: each place is hit long before.
+const MOST_ROUNDS: u32 = 40;
 
 const CONTENT: usize = (1 << 20) + 4321;
 const FORM: Form = Form::new(Algorithm::Lz4, 16 << 10);
 /// Of one reader, bytes: longer than what a device's reserve can hold.
 const LONG: usize = 512 << 10;
+
+/// A block that is to be kept: its content, and what counts who uses it.
+const KEPT: [Wanted; 2] = [
+    ("krealloc", &["Vec<u8"], "read"),
+    (
+        "krealloc",
+        &["Arc<", "process", "fill", "decompress_to_keep"],
+        "read",
+    ),
+];
 
 fn device(ctx: &mut Ctx, lower: Lower) -> Result<Zfile> {
     let content = sample::content(CONTENT, ctx.rng());
@@ -143,25 +80,31 @@ fn submitter(ctx: &mut Ctx) -> Result<()> {
         let device = Device::open(zfile.path(), &padded)?;
         // A whole piece, and one that begins and ends within a block.
         let reads = [(0, LONG), (3 * SECTOR, LONG), (5 * SECTOR, SECTOR as usize)];
-        without_memory(ctx, &injector, &device, &reads).with_context(|| format!("{lower:?}"))?;
+        let outcomes = without_memory(&injector, &device, &reads);
+        let outcomes = outcomes.with_context(|| format!("{lower:?}"))?;
+        outcomes.tell(ctx)?;
+        if lower == Lower::RamDisk {
+            outcomes.expect(&KEPT)?;
+        }
         no_errors(ctx, &zfile)?;
     }
     Ok(())
 }
 
 /// Does each of `reads`, offset and length in bytes, again and again, and each time another
-/// allocation fails: they all get their data.
+/// allocation fails: they all get their data. No block is in the cache before, else nothing would
+/// have to be allocated.
 fn without_memory(
-    ctx: &mut Ctx,
     injector: &Injector,
     device: &Device<'_>,
     reads: &[(u64, usize)],
-) -> Result<()> {
-    let mut outcomes = BTreeMap::new();
+) -> Result<Outcomes> {
+    let mut outcomes = Outcomes::default();
     for &(offset, length) in reads {
         let mut buffer = Buffer::new(length, 0);
         for nth in 1.. {
             ensure!(nth <= MOST_SITES, "no end after {nth} allocations");
+            read::drop_objects()?;
             let (result, has_failed) =
                 injector.nth(nth, || device.read(Mode::Direct, offset, buffer.all()))?;
             let sites = injector.sites()?;
@@ -169,12 +112,10 @@ fn without_memory(
             if !has_failed {
                 break;
             }
-            for site in sites.into_keys() {
-                *outcomes.entry((site, "read".to_owned())).or_insert(0) += 1;
-            }
+            outcomes.add(sites, "read");
         }
     }
-    tell(ctx, outcomes)
+    Ok(outcomes)
 }
 
 /// A read of many extents is taken apart as far as there is memory, and dm core does the rest.
@@ -190,7 +131,7 @@ fn gather(ctx: &mut Ctx) -> Result<()> {
     let lsmt = lsmt::of_forged(ctx, &layers)?;
     let injector = Injector::new(ctx)?;
     let device = Device::open(&lsmt.path, &content)?;
-    without_memory(ctx, &injector, &device, &[(0, content.len())])
+    without_memory(&injector, &device, &[(0, content.len())])?.tell(ctx)
 }
 
 /// Reads come to their ends with the right bytes while allocations fail in everybody who works
@@ -202,20 +143,35 @@ fn workers(ctx: &mut Ctx) -> Result<()> {
     let injector = Injector::new(ctx)?;
     let direct: Read<'_> = &|rng| device.random(Mode::Direct, 4, rng);
     let buffered: Read<'_> = &|rng| device.random(Mode::Buffered, 4, rng);
+    // Only what is not in the cache takes memory for it.
+    let emptied: Read<'_> = &|rng| {
+        read::drop_objects()?;
+        device.random(Mode::Direct, 4, rng)
+    };
     let mut rng = ctx.rng().fork();
-    Load::with(&mut rng, &[direct, direct, buffered, buffered], |load| {
-        for percent in [100, 50, 10] {
+    let mut outcomes = Outcomes::default();
+    Load::with(&mut rng, &[emptied, direct, buffered, buffered], |load| {
+        let mut round = |percent| {
             read::drop_caches()?;
             injector.percent(percent)?;
             let result = load.more(6);
             injector.percent(0)?;
             result.with_context(|| format!("{percent} of a hundred fail"))?;
+            outcomes.add(injector.sites()?, "read");
+            anyhow::Ok(KEPT.iter().all(|site| outcomes.has(site)))
+        };
+        round(100)?;
+        round(10)?;
+        // The second allocation of a block is not tried where the first one has failed.
+        for _ in 0..MOST_ROUNDS {
+            if round(50)? {
+                break;
+            }
         }
         Ok(())
     })?;
-    let sites = injector.sites()?.into_iter();
-    let outcomes = sites.map(|(site, times)| ((site, "read".to_owned()), times));
-    tell(ctx, outcomes.collect())?;
+    outcomes.tell(ctx)?;
+    outcomes.expect(&KEPT)?;
     no_errors(ctx, &zfile)
 }
 
