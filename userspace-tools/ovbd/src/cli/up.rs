@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(short = 't', long, value_name = "TYPE", requires = "mount")]
     fs_type: Option<String>,
     /// Put a writable overlay on top; changes go to DIR, or without DIR to memory, where they last
-    /// until the image is unmounted
+    /// until the image is unmounted. DIR serves one overlay at a time, and one image
     #[arg(short, long, value_name = "DIR", requires = "mount", num_args = 0..=1)]
     #[arg(require_equals = true)]
     writable: Option<Option<PathBuf>>,

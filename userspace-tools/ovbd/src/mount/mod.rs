@@ -2,120 +2,23 @@
 
 //! Mounting devices, read-only, and unmounting them wherever they are.
 
+mod error;
 pub mod overlay;
 pub mod probe;
 pub mod table;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::error::ExitCode;
 use crate::module;
 use crate::output::shown;
-use probe::{FileSystem, KNOWN};
+use probe::FileSystem;
 
-/// What goes wrong with mounts.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// There is nothing to mount on.
-    #[error("{target}: is no folder to mount on; make it first", target = .0.display())]
-    NoFolder(PathBuf),
-    /// The device holds nothing that is known.
-    #[error(
-        "{device}: no file system that is recognised ({KNOWN}); name its type with --fs-type",
-        device = .0.display()
-    )]
-    Unknown(PathBuf),
-    /// A mount option that a mount of an image cannot have.
-    #[error("mount option \"{0}\": {1}")]
-    Option(String, &'static str),
-    /// The kernel refuses to mount.
-    #[error(
-        "{device}: cannot mount as {fs_type} ({options}) on {target}: {source}",
-        device = device.display(), target = target.display()
-    )]
-    Mount {
-        /// The device.
-        device: PathBuf,
-        /// The folder.
-        target: PathBuf,
-        /// The type.
-        fs_type: String,
-        /// The options.
-        options: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no writable overlay to be had.
-    #[error("{target}: cannot {action}: {source}", target = target.display())]
-    Overlay {
-        /// The folder that the image is mounted on.
-        target: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel refuses to unmount.
-    #[error("{target}: cannot unmount: {source}{remedy}", target = target.display(),
-        remedy = unmount_remedy(source))]
-    Unmount {
-        /// The folder.
-        target: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something else is mounted on top of an image.
-    #[error("{target}: {by} is mounted on top of the image; unmount that first", target = target.display())]
-    Covered {
-        /// The folder.
-        target: PathBuf,
-        /// What is seen there.
-        by: String,
-    },
-    /// The list of mounts, or the device, cannot be read.
-    #[error("{path}: cannot read: {source}", path = path.display())]
-    Read {
-        /// The file or device.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-fn unmount_remedy(error: &io::Error) -> &'static str {
-    match Errno::from_io_error(error) {
-        Some(Errno::BUSY) => {
-            " (a program has a file or its working folder there: `fuser -vm FOLDER` names it)"
-        }
-        _ => "",
-    }
-}
-
-impl Error {
-    /// The exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::NoFolder(_) => ExitCode::NotFound,
-            Self::Unknown(_) => ExitCode::Invalid,
-            Self::Option(..) => ExitCode::Usage,
-            Self::Covered { .. } => ExitCode::Busy,
-            Self::Mount { source, .. }
-            | Self::Overlay { source, .. }
-            | Self::Unmount { source, .. }
-            | Self::Read { source, .. } => match Errno::from_io_error(source) {
-                Some(Errno::NODEV) => ExitCode::Unsupported,
-                _ => crate::error::io_exit_code(source),
-            },
-        }
-    }
-}
+pub use error::Error;
 
 /// How to mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -340,6 +243,7 @@ fn covered(mounts: &[table::Mount], target: &Path, seen: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ExitCode;
     use std::fs;
 
     #[test]

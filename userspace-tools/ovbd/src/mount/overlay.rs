@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -24,6 +26,11 @@ use crate::module;
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 const FS_TYPE: &str = "overlay";
+
+/// How often to try if the folder for changes is in use, and how long to wait in between: the
+/// kernel writes a line to its log each time.
+const ATTEMPTS: u32 = 10;
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where changes go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,17 +80,23 @@ pub fn mount(
     if image.is_none_or(|image| image.id != seen) {
         return Err(covered(&mounts, target, seen));
     }
-    let folder = match upper {
-        Upper::Memory => memory().map_err(failed("make a file system in memory"))?,
+    let put = failed("put a writable overlay on the image");
+    let overlay = match upper {
+        Upper::Memory => {
+            let memory = memory().map_err(failed("make a file system in memory"))?;
+            compose(&lower, &memory, source, flags, false).map_err(put)?
+        }
         Upper::Folder(folder) => {
             fs::create_dir_all(folder).map_err(failed("make the folder for changes"))?;
-            File::open(folder)
-                .map_err(failed("open the folder for changes"))?
-                .into()
+            let opened = File::open(folder).map_err(failed("open the folder for changes"))?;
+            let overlay = alone(|| compose(&lower, &opened, source, flags, true));
+            overlay.map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::BUSY) => Error::UpperInUse(folder.clone()),
+                Some(Errno::STALE) => Error::UpperOfAnother(folder.clone()),
+                _ => put(error),
+            })?
         }
     };
-    let overlay = compose(&lower, &folder, source, flags);
-    let overlay = overlay.map_err(failed("put a writable overlay on the image"))?;
     attach(&overlay, &lower).map_err(failed("mount the overlay"))?;
     Ok(true)
 }
@@ -100,7 +113,29 @@ fn detached(context: &OwnedFd, flags: MountAttrFlags) -> io::Result<OwnedFd> {
     Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 
-fn compose(lower: &File, folder: &OwnedFd, source: &str, flags: MountFlags) -> io::Result<OwnedFd> {
+/// Tries again while changes go to the same place from elsewhere: the kernel lets go of what was
+/// unmounted, or whose namespace ended, a moment later.
+fn alone(compose: impl Fn() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    for _ in 1..ATTEMPTS {
+        match compose() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
+                thread::sleep(INTERVAL);
+            }
+            done => return done,
+        }
+    }
+    compose()
+}
+
+/// An overlay on `lower` with its changes in `folder`. If that is `kept`, there can have been other
+/// overlays on it before, or there are: EBUSY. ESTALE: it has changes to something else.
+fn compose(
+    lower: &File,
+    folder: &impl AsFd,
+    source: &str,
+    flags: MountFlags,
+    kept: bool,
+) -> io::Result<OwnedFd> {
     let upper = subfolder(folder, UPPER, Mode::from_raw_mode(0o755))?;
     let work = subfolder(folder, WORK, Mode::RWXU)?;
     let open = || fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC);
@@ -110,10 +145,15 @@ fn compose(lower: &File, folder: &OwnedFd, source: &str, flags: MountFlags) -> i
     fsconfig_set_fd(&context, "lowerdir+", lower)?;
     fsconfig_set_fd(&context, "upperdir", &upper)?;
     fsconfig_set_fd(&context, "workdir", &work)?;
+    if kept {
+        // Without it, the kernel only warns of what else writes there. It looks at that before it
+        // finds out that a file system has no file handles to make an index of, and does without.
+        fsconfig_set_string(&context, "index", "on")?;
+    }
     detached(&context, attributes(flags))
 }
 
-fn subfolder(folder: &OwnedFd, name: &str, mode: Mode) -> rustix::io::Result<OwnedFd> {
+fn subfolder(folder: &impl AsFd, name: &str, mode: Mode) -> rustix::io::Result<OwnedFd> {
     match rustix::fs::mkdirat(folder, name, mode) {
         Err(error) if error != Errno::EXIST => return Err(error),
         _ => {}

@@ -7,6 +7,7 @@
 
 mod basics;
 mod crash;
+mod mounts;
 mod parallel;
 mod registry;
 mod run;
@@ -40,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         basics::cases(),
         storage::cases(),
         crash::cases(),
+        mounts::cases(),
         udev::cases(),
         parallel::cases(),
         store::cases(),

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Mounts of images, and the folders that changes go to.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use anyhow::{ensure, Context as _, Result};
+use ovbd::dm::{Dm, Id};
+
+use super::basics::run;
+use super::{nothing_is_left, quiescence, take_down, Image, OVBD};
+use crate::ctx::{self, Ctx};
+use crate::harness::Case;
+use crate::rig::sample;
+
+const EXIT_BUSY: i32 = 4;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("tool.mounts.one_overlay_a_folder", one_overlay_a_folder),
+        Case::new("tool.mounts.folder_of_another", folder_of_another),
+        Case::new("tool.mounts.erofs", erofs),
+    ]
+}
+
+/// Images, and places to mount them.
+struct Places {
+    dir: PathBuf,
+    layers: Vec<PathBuf>,
+}
+
+impl Places {
+    fn new(ctx: &mut Ctx) -> Result<Self> {
+        let dir = ctx.tmp()?;
+        let layers = Image::golden(ctx, "ext4/layer*.lz4.zfile", &dir)?.layers;
+        Ok(Self { dir, layers })
+    }
+
+    /// One layer of this disk.
+    fn of_disk(dir: PathBuf, disk: &Path) -> Result<Self> {
+        let layer = dir.join("layer.tar");
+        let [raw, out] = [disk, &layer].map(|path| path.display().to_string());
+        ctx::output(&[OVBD, "build", "--tar", "--raw", &raw, "--output", &out])?;
+        let layers = vec![layer];
+        Ok(Self { dir, layers })
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.dir.join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    fn writable(&self, name: &str) -> String {
+        format!("--writable={}", self.dir.join(name).display())
+    }
+
+    /// Sets the image up, and mounts it on a folder of this name.
+    fn up(&self, name: &str, mnt: &str, options: &[&str]) -> Result<Output> {
+        let mnt = self.folder(mnt)?;
+        let mut words = vec!["up", name, "--mount", mnt.to_str().context("path")?];
+        words.extend(options);
+        words.extend(self.layers.iter().filter_map(|layer| layer.to_str()));
+        run(&words)
+    }
+}
+
+fn done(output: &Output) -> Result<()> {
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+/// It says that something is in use, and in these words.
+fn busy(output: &Output, words: &str) -> Result<()> {
+    ensure!(output.status.code() == Some(EXIT_BUSY), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains(words), "{said}");
+    Ok(())
+}
+
+fn is_there(name: &str) -> Result<bool> {
+    Ok(Dm::open()?.info(Id::Name(name))?.is_some())
+}
+
+/// Changes of two overlays do not go to one folder, even if one of them is mounted nowhere any more.
+fn one_overlay_a_folder(ctx: &mut Ctx) -> Result<()> {
+    let places = Places::new(ctx)?;
+    let writable = places.writable("changes");
+    let (mnt, in_use) = (places.folder("mnt")?, "changes: is in use by another");
+    done(&places.up("web", "mnt", &[&writable])?)?;
+    let user = File::create(mnt.join("new"))?;
+    busy(&places.up("other", "other", &[&writable])?, in_use)?;
+    ensure!(!is_there("other")?, "it is there");
+
+    done(&run(&["down", "--deferred", "web"])?)?;
+    busy(&places.up("other", "mnt", &[&writable])?, in_use)?;
+    drop(user);
+    quiescence()?;
+    done(&places.up("web", "mnt", &[&writable])?)?;
+    ensure!(mnt.join("new").exists(), "changes are lost");
+    // Elsewhere there is place.
+    done(&places.up("other", "other", &[&places.writable("others")])?)?;
+    take_down("other")?;
+    take_down("web")?;
+    nothing_is_left()
+}
+
+/// Changes to one image are not taken for changes to another one.
+fn folder_of_another(ctx: &mut Ctx) -> Result<()> {
+    let places = Places::new(ctx)?;
+    let writable = places.writable("changes");
+    done(&places.up("web", "mnt", &[&writable])?)?;
+    take_down("web")?;
+
+    let disk = places.dir.join("disk");
+    sample::ext4(&places.folder("tree")?, &disk, 8 << 20)?;
+    let other = Places::of_disk(places.dir.clone(), &disk)?;
+    let refused = other.up("web", "mnt", &[&writable])?;
+    busy(&refused, "changes: holds changes to another image")?;
+    nothing_is_left()
+}
+
+/// The same holds for a file system that has no UUID.
+fn erofs(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let disk = dir.join("disk");
+    fs::write(&disk, empty_erofs())?;
+    let places = Places::of_disk(dir, &disk)?;
+    let writable = places.writable("changes");
+    let mnt = places.folder("mnt")?;
+    for _ in 0..2 {
+        done(&places.up("web", "mnt", &[&writable])?)?;
+        fs::write(mnt.join("new"), "")?;
+        let refused = places.up("other", "other", &[&writable])?;
+        busy(&refused, "changes: is in use by another")?;
+        take_down("web")?;
+    }
+    nothing_is_left()
+}
+
+/// An EROFS with a root and nothing in it.
+fn empty_erofs() -> Vec<u8> {
+    const ROOT: u16 = 64;
+    const DIRECTORY: u8 = 2;
+    let mut image = vec![0; 4096];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    let superblock = 1024;
+    put(superblock, &0xe0f5_e1e2u32.to_le_bytes());
+    put(superblock + 12, &[12]); // bits of the block size
+    put(superblock + 14, &ROOT.to_le_bytes());
+    put(superblock + 16, &1u64.to_le_bytes()); // inodes
+    put(superblock + 36, &1u32.to_le_bytes()); // blocks
+    let inode = usize::from(ROOT) * 32;
+    put(inode, &4u16.to_le_bytes()); // its data follow it
+    put(inode + 4, &0o40755u16.to_le_bytes());
+    put(inode + 6, &2u16.to_le_bytes()); // links
+    put(inode + 8, &27u32.to_le_bytes()); // size
+    for (entry, name_at) in [(inode + 32, 24), (inode + 44, 25)] {
+        put(entry, &u64::from(ROOT).to_le_bytes());
+        put(entry + 8, &[name_at, 0, DIRECTORY]);
+    }
+    put(inode + 56, b"...");
+    image
+}
