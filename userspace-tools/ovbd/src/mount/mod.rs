@@ -107,6 +107,18 @@ fn choose(device: &Path, file: &File, wanted: &Options) -> Result<Chosen, Error>
     })
 }
 
+/// Whether there is a folder to mount on, and options that an image can be mounted with.
+pub fn check(target: &Path, wanted: &Options) -> Result<(), Error> {
+    folder(target)?;
+    split(wanted.options.as_deref().unwrap_or_default()).map(drop)
+}
+
+/// The folder `target`, without links and dots.
+fn folder(target: &Path) -> Result<PathBuf, Error> {
+    let folder = target.canonicalize().ok().filter(|path| path.is_dir());
+    folder.ok_or_else(|| Error::NoFolder(target.to_owned()))
+}
+
 /// Mounts the device `dev`, which is open as `file` and has the path `device`, on `target`.
 ///
 /// If it is mounted there already, nothing happens.
@@ -117,8 +129,7 @@ pub fn mount(
     target: &Path,
     wanted: &Options,
 ) -> Result<Mounted, Error> {
-    let folder = target.canonicalize().ok().filter(|path| path.is_dir());
-    let target = folder.ok_or_else(|| Error::NoFolder(target.to_owned()))?;
+    let target = folder(target)?;
     let Chosen {
         fs_type,
         options,

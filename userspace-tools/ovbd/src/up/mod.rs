@@ -24,10 +24,10 @@
 //! is about to load the same table as we do; loading it twice does no harm.
 
 mod builder;
+mod mounting;
 mod storage;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::PathBuf;
 
 use overlaybd_format::SECTOR;
@@ -43,10 +43,11 @@ use crate::mount::{self, overlay::Upper};
 use crate::output::paths;
 use crate::plan::{Plan, Settings};
 use crate::resolve::{Input, Sources};
-use crate::step::{Step, Watch};
+use crate::step::Watch;
 use crate::verity::RootHash;
 use crate::{table, Error, Result};
 use builder::Builder;
+use mounting::mount_image;
 
 /// Why an image cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +164,9 @@ pub fn configured(
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
-    let mut result = sources.resolve(input).and_then(|resolved| {
+    // Before anything is fetched.
+    let resolved = check(mount_at).and_then(|()| sources.resolve(input));
+    let mut result = resolved.and_then(|resolved| {
         let plan = Plan::new(&resolved.config, settings)?;
         up(&plan, name, mount_at, watch)
     });
@@ -185,13 +188,14 @@ pub fn configured(
 /// name already, it stays as it is. `watch` learns of every step.
 ///
 /// # Errors
-/// What this call made goes away again.
+/// What this call made goes away again, unless others use it by then.
 pub fn up(
     plan: &Plan,
     name: &Name,
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
+    check(mount_at)?;
     let dm = Dm::open()?;
     for target in plan.targets() {
         dm.require_target(target)?;
@@ -207,12 +211,17 @@ pub fn up(
         if let Err(error) = mount_image(&mut report, at, watch) {
             if !report.already {
                 // The error that counts is the mount's.
-                let _ = down::down(name, down::Options::default(), watch);
+                let _ = down::withdraw(&dm, &plan.uuid(name), watch);
             }
             return Err(error);
         }
     }
     Ok(report)
+}
+
+/// Whether an image can be mounted as `mount_at` says, as far as that is known before there is one.
+fn check(mount_at: Option<&MountAt>) -> Result<()> {
+    mount_at.map_or(Ok(()), |at| Ok(mount::check(&at.target, &at.options)?))
 }
 
 /// Sets everything up but the mount. The loop devices in use for it are added to `loops`.
@@ -287,35 +296,4 @@ fn build(builder: &mut Builder<'_>, plan: &Plan, name: &Name) -> Result<Built> {
         already,
         layers,
     })
-}
-
-fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()> {
-    let device = &report.device;
-    let open = |e| Error::io("open", device, e);
-    let file = File::open(device).map_err(open)?;
-    let dev = rustix::fs::fstat(&file)
-        .map_err(|e| open(e.into()))?
-        .st_rdev;
-    let mounted = mount::mount(device, &file, dev, &at.target, &at.options)?;
-    if !mounted.already {
-        watch(Step::Mounted(at.target.clone()));
-    }
-    report.notes.extend(mounted.note);
-    if let Some(upper) = &at.upper {
-        let source = device.display().to_string();
-        let overlay = mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags);
-        if overlay.is_err() && !mounted.already {
-            // The error that counts is the overlay's.
-            let _ = mount::unmount_from(dev, &mounted.target);
-        }
-        overlay?;
-    }
-    report.mount = Some(MountReport {
-        target: at.target.clone(),
-        fs_type: mounted.fs_type,
-        options: mounted.options,
-        writable: at.upper.is_some(),
-        already: mounted.already,
-    });
-    Ok(())
 }

@@ -5,23 +5,35 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::thread;
 
-use anyhow::{ensure, Context as _, Result};
-use ovbd::dm::{Dm, Id};
+use anyhow::{anyhow, ensure, Context as _, Result};
+use ovbd::config::ImageConfig;
+use ovbd::dm::{Dm, Id, Name};
+use ovbd::plan::{Plan, Settings};
+use ovbd::step::Step;
+use ovbd::up::{self, MountAt};
 
 use super::basics::run;
 use super::{nothing_is_left, quiescence, take_down, Image, OVBD};
+use crate::cases::image;
 use crate::ctx::{self, Ctx};
 use crate::harness::Case;
 use crate::rig::sample;
 
 const EXIT_BUSY: i32 = 4;
+/// How many want to mount an image at once, and how often.
+const PROCESSES: usize = 6;
+const ROUNDS: usize = 5;
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("tool.mounts.one_overlay_a_folder", one_overlay_a_folder),
         Case::new("tool.mounts.folder_of_another", folder_of_another),
         Case::new("tool.mounts.erofs", erofs),
+        Case::new("tool.mounts.checked_first", checked_first),
+        Case::new("tool.mounts.those_of_others", those_of_others),
+        Case::new("tool.mounts.at_once", at_once),
     ]
 }
 
@@ -135,6 +147,77 @@ fn erofs(ctx: &mut Ctx) -> Result<()> {
         fs::write(mnt.join("new"), "")?;
         let refused = places.up("other", "other", &[&writable])?;
         busy(&refused, "changes: is in use by another")?;
+        take_down("web")?;
+    }
+    nothing_is_left()
+}
+
+/// That there is nothing to mount on is noticed before anything is looked for.
+fn checked_first(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let store = format!("--store={}", dir.join("store").display());
+    let refused = |options: &[&str], words: &str| -> Result<()> {
+        let words_of_it = ["up", "web", "registry.example/app:1", "--no-pull", &store];
+        let refused = run(&[&words_of_it, options].concat())?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(said.contains(words), "{said}");
+        Ok(())
+    };
+    refused(&["--mount", "/typo"], "/typo: is no folder to mount on")?;
+    refused(&["--mount", "/", "-o", "rw"], "images are read-only")?;
+    nothing_is_left()
+}
+
+/// Who cannot mount an image takes nothing away from who could.
+fn those_of_others(ctx: &mut Ctx) -> Result<()> {
+    let places = Places::new(ctx)?;
+    let target = places.folder("mnt")?;
+    let mount_at = MountAt {
+        target: target.clone(),
+        ..MountAt::default()
+    };
+    let plan = Plan::new(
+        &ImageConfig::of_files(places.layers.iter().cloned()),
+        Settings::default(),
+    )?;
+    let faster = |step| {
+        if step == Step::Live("web".to_owned()) {
+            let other = places.up("web", "other", &[]);
+            assert!(other.is_ok_and(|other| other.status.success()));
+            assert!(fs::remove_dir(&target).is_ok());
+        }
+    };
+    let failed = up::up(&plan, &Name::new("web")?, Some(&mount_at), &faster);
+    let error = failed.err().context("it was mounted")?.to_string();
+    ensure!(error.contains("is no folder"), "{error}");
+    image::compare_files(&ctx.golden()?, &places.folder("other")?)?;
+    take_down("web")?;
+    nothing_is_left()
+}
+
+/// Several that want the same find that one has done it.
+fn at_once(ctx: &mut Ctx) -> Result<()> {
+    let places = Places::new(ctx)?;
+    let mounted = || -> Result<usize> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        let there = mounts
+            .lines()
+            .filter(|line| line.starts_with("/dev/mapper/"));
+        Ok(there.count())
+    };
+    for _ in 0..ROUNDS {
+        let all = thread::scope(|scope| {
+            let up = || places.up("web", "mnt", &["--writable"]);
+            let all: Vec<_> = (0..PROCESSES).map(|_| scope.spawn(up)).collect();
+            all.into_iter()
+                .map(thread::ScopedJoinHandle::join)
+                .collect::<Vec<_>>()
+        });
+        for output in all {
+            done(&output.map_err(|_| anyhow!("a thread panicked"))??)?;
+        }
+        // The image, and the overlay on top.
+        ensure!(mounted()? == 2, "{} mounts", mounted()?);
         take_down("web")?;
     }
     nothing_is_left()
