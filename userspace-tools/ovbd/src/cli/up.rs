@@ -26,7 +26,7 @@ use super::StoreArgs;
 /// Makes /dev/mapper/NAME: a loop device for each layer file, a verity device for each sealed one, a
 /// zfile device for each compressed one, and an lsmt device on top. A layer that another image uses already is shared. What is set
 /// up already stays as it is, so that the command can be repeated; if it is interrupted, repeat it,
-/// or clear up with `ovbd down NAME`.
+/// or clear up with `ovbd down NAME`. What is mounted already in another way is an error.
 ///
 /// The image is named by its reference and comes from the store, or is described by a configuration,
 /// whose layers are used where they are, and else come from the store.

@@ -53,6 +53,19 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// It is mounted there in another way.
+    #[error(
+        "{target}: the image is mounted there {found}, and not {wanted}: unmount it first, use another \
+         folder, or give what it was mounted with", target = target.display()
+    )]
+    Otherwise {
+        /// The folder.
+        target: PathBuf,
+        /// How it is mounted.
+        found: String,
+        /// How it should be.
+        wanted: String,
+    },
     /// Two overlays cannot have their changes in one place.
     #[error(
         "{folder}: is in use by another writable overlay, perhaps one that is unmounted and still \
@@ -108,7 +121,10 @@ impl Error {
             Self::NoFolder(_) => ExitCode::NotFound,
             Self::Unknown(_) => ExitCode::Invalid,
             Self::Option(..) => ExitCode::Usage,
-            Self::Covered { .. } | Self::UpperInUse(_) | Self::UpperOfAnother(_) => ExitCode::Busy,
+            Self::Covered { .. }
+            | Self::Otherwise { .. }
+            | Self::UpperInUse(_)
+            | Self::UpperOfAnother(_) => ExitCode::Busy,
             Self::Mount { source, .. }
             | Self::Overlay { source, .. }
             | Self::Unmount { source, .. }

@@ -59,18 +59,26 @@ const FLAGS: [(&str, MountFlags); 7] = [
 
 /// Divides options into flags and what the file system gets to see.
 fn split(options: &str) -> Result<(MountFlags, String), Error> {
-    let mut flags = MountFlags::RDONLY;
-    let mut data = Vec::new();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        if option == "rw" {
-            return Err(Error::Option(option.into(), "images are read-only"));
-        }
-        match FLAGS.iter().find(|(name, _)| *name == option) {
-            Some((_, flag)) => flags |= *flag,
-            None => data.push(option),
-        }
+    if words(options).any(|option| option == "rw") {
+        return Err(Error::Option("rw".into(), "images are read-only"));
     }
-    Ok((flags, data.join(",")))
+    let data: Vec<&str> = words(options).filter(|word| flag(word).is_none()).collect();
+    Ok((flags_of(options), data.join(",")))
+}
+
+fn words(options: &str) -> impl Iterator<Item = &str> {
+    options.split(',').filter(|option| !option.is_empty())
+}
+
+fn flag(option: &str) -> Option<MountFlags> {
+    let known = FLAGS.iter().find(|(name, _)| *name == option);
+    known.map(|(_, flag)| *flag)
+}
+
+fn flags_of(options: &str) -> MountFlags {
+    words(options)
+        .filter_map(flag)
+        .fold(MountFlags::RDONLY, |all, flag| all | flag)
 }
 
 /// How a device is to be mounted.
@@ -122,6 +130,9 @@ fn folder(target: &Path) -> Result<PathBuf, Error> {
 /// Mounts the device `dev`, which is open as `file` and has the path `device`, on `target`.
 ///
 /// If it is mounted there already, nothing happens.
+///
+/// # Errors
+/// [`Error::Otherwise`] if it is, but not as it should be.
 pub fn mount(
     device: &Path,
     file: &File,
@@ -130,34 +141,76 @@ pub fn mount(
     wanted: &Options,
 ) -> Result<Mounted, Error> {
     let target = folder(target)?;
+    let there = mounts_of(dev)?;
+    if let Some(mount) = there.iter().rfind(|mount| mount.target == target) {
+        return found(mount, wanted);
+    }
     let Chosen {
         fs_type,
         options,
         note,
     } = choose(device, file, wanted)?;
     let (flags, data) = split(&options)?;
-    let already = mounts_of(dev)?.iter().any(|mount| mount.target == target);
-    if !already {
-        let nul = "an option cannot contain a NUL byte";
-        let data = CString::new(data).map_err(|_| Error::Option(options.clone(), nul))?;
-        let result = module::needing(&fs_type, is_unknown, || {
-            rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data)
-        });
-        result.map_err(|errno| Error::Mount {
-            device: device.to_owned(),
-            target: target.clone(),
-            fs_type: fs_type.clone(),
-            options: options.clone(),
-            source: errno.into(),
-        })?;
-    }
+    let nul = "an option cannot contain a NUL byte";
+    let data = CString::new(data).map_err(|_| Error::Option(options.clone(), nul))?;
+    let result = module::needing(&fs_type, is_unknown, || {
+        rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data)
+    });
+    result.map_err(|errno| Error::Mount {
+        device: device.to_owned(),
+        target: target.clone(),
+        fs_type: fs_type.clone(),
+        options: options.clone(),
+        source: errno.into(),
+    })?;
     Ok(Mounted {
         fs_type,
         options,
         flags,
         target,
         note,
-        already,
+        already: false,
+    })
+}
+
+/// What is mounted already, as it is, if that is as `wanted` as one can see: file systems do not
+/// show all of their options, or by other names.
+fn found(mount: &table::Mount, wanted: &Options) -> Result<Mounted, Error> {
+    let (flags, asked) = (
+        flags_of(&mount.options),
+        wanted.options.as_deref().unwrap_or_default(),
+    );
+    let (wanted_flags, data) = split(asked)?;
+    let fs_type = wanted.fs_type.as_ref().unwrap_or(&mount.fs_type);
+    let compared = MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC
+        | MountFlags::NOATIME
+        | MountFlags::NODIRATIME;
+    if flags & compared != wanted_flags & compared || *fs_type != mount.fs_type {
+        let options = words("ro")
+            .chain(words(asked))
+            .collect::<Vec<_>>()
+            .join(",");
+        return Err(Error::Otherwise {
+            target: mount.target.clone(),
+            found: format!("as {} ({})", mount.fs_type, mount.options),
+            wanted: format!("as {fs_type} ({options})"),
+        });
+    }
+    let options = mount.all_options();
+    let unseen = words(&data).any(|word| !words(&options).any(|option| option == word));
+    let note = unseen.then(|| {
+        let target = mount.target.display();
+        format!("{target} was mounted before, and does not show whether with {data}")
+    });
+    Ok(Mounted {
+        fs_type: mount.fs_type.clone(),
+        options,
+        flags,
+        target: mount.target.clone(),
+        note,
+        already: true,
     })
 }
 
@@ -221,7 +274,7 @@ fn unmount(mount: &table::Mount, lazy: bool) -> Result<bool, Error> {
     let seen = table::seen_at(target).map_err(failed)?;
     if seen != mount.id {
         let now = all()?;
-        return match now.contains(mount) {
+        return match now.iter().any(|other| other.is(mount)) {
             true => Err(covered(&now, target, seen)),
             false => Ok(false),
         };
@@ -266,6 +319,10 @@ mod tests {
         );
         assert_eq!(data, "noload,errors=continue");
         assert_eq!(split("").unwrap(), (MountFlags::RDONLY, String::new()));
+        assert_eq!(
+            flags_of("ro,relatime"),
+            MountFlags::RDONLY | MountFlags::RELATIME
+        );
         assert_eq!(split("rw").unwrap_err().exit_code(), ExitCode::Usage);
     }
 
@@ -315,6 +372,46 @@ mod tests {
         let nothing = device(0, b"");
         let unknown = choose(Path::new("/dev/x"), nothing.as_file(), &Options::default());
         assert_eq!(unknown.unwrap_err().exit_code(), ExitCode::Invalid);
+    }
+
+    #[test]
+    fn what_is_mounted_has_to_be_what_is_wanted() {
+        let mount = table::Mount {
+            id: 2,
+            parent: 1,
+            dev: 0,
+            target: "/mnt".into(),
+            options: "ro,nosuid,relatime".into(),
+            source: "/dev/x".into(),
+            fs_type: "ext4".into(),
+            fs_options: "ro,norecovery".into(),
+        };
+        let ask = |options: &str| {
+            let options = Some(options.to_owned());
+            found(
+                &mount,
+                &Options {
+                    fs_type: None,
+                    options,
+                },
+            )
+        };
+        let same = ask("nosuid").unwrap();
+        assert_eq!(same.options, "ro,nosuid,relatime,norecovery");
+        assert!(same.already && same.note.is_none());
+        let unseen = ask("nosuid,noload").unwrap();
+        assert!(unseen.note.unwrap().ends_with("whether with noload"));
+        for other in ["", "nosuid,nodev", "nosuid,noatime"] {
+            assert_eq!(
+                ask(other).unwrap_err().exit_code(),
+                ExitCode::Busy,
+                "{other}"
+            );
+        }
+        let error = ask("nodev").unwrap_err().to_string();
+        let expected = "/mnt: the image is mounted there as ext4 (ro,nosuid,relatime), and not as \
+                        ext4 (ro,nodev): ";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use rustix::mount::{
 
 use super::{covered, is_unknown, table, Error};
 use crate::module;
+use crate::output::shown;
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
@@ -52,22 +54,28 @@ pub(super) fn on_top<'a>(
         .find(|mount| mount.fs_type == FS_TYPE && is_on_top(mount))
 }
 
-/// Puts an overlay on top of the mount of device `dev` on `target`; false if there is one. `source`
-/// is what the list of mounts shows for it, `flags` are those of the image's mount.
+/// Puts an overlay on top of the mount of device `dev` on `target`, unless it is there, or none is
+/// wanted. `source` is what the list of mounts shows for it, `flags` are those of the image's mount.
+///
+/// # Errors
+/// [`Error::Otherwise`] if there is one that is not wanted, or has its changes elsewhere.
 pub fn mount(
     dev: u64,
     target: &Path,
-    upper: &Upper,
+    upper: Option<&Upper>,
     source: &str,
     flags: MountFlags,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let mounts = super::all()?;
     let image = mounts
         .iter()
         .rfind(|mount| mount.dev == dev && mount.target == target);
-    if image.is_some_and(|image| on_top(&mounts, image).is_some()) {
-        return Ok(false);
-    }
+    let there = image.and_then(|image| on_top(&mounts, image));
+    let upper = match (there, upper) {
+        (Some(there), wanted) => return compare(there, wanted),
+        (None, None) => return Ok(()),
+        (None, Some(upper)) => upper,
+    };
     let failed = |action| {
         move |source| Error::Overlay {
             target: target.to_owned(),
@@ -97,8 +105,42 @@ pub fn mount(
             })?
         }
     };
-    attach(&overlay, &lower).map_err(failed("mount the overlay"))?;
-    Ok(true)
+    attach(&overlay, &lower).map_err(failed("mount the overlay"))
+}
+
+/// Whether changes go where they should. A file system that is mounted nowhere shows as a root: its
+/// folders are not to be confused with those of a folder that has a path.
+fn compare(there: &table::Mount, wanted: Option<&Upper>) -> Result<(), Error> {
+    let upper = there.fs_path("upperdir").unwrap_or_default();
+    let in_memory = upper == Path::new("/").join(UPPER);
+    let same = match wanted {
+        None => false,
+        Some(Upper::Memory) => in_memory,
+        Some(Upper::Folder(folder)) => !in_memory && is_same(&folder.join(UPPER), &upper),
+    };
+    if same {
+        return Ok(());
+    }
+    let wanted = match wanted {
+        None => "read-only".to_owned(),
+        Some(Upper::Memory) => "with changes to memory".to_owned(),
+        Some(Upper::Folder(folder)) => format!("with changes to {}", folder.display()),
+    };
+    let parent = upper.parent().unwrap_or(&upper).display().to_string();
+    Err(Error::Otherwise {
+        target: there.target.clone(),
+        found: match in_memory {
+            true => "with changes to memory".to_owned(),
+            false => format!("with changes to {}", shown::text(&parent)),
+        },
+        wanted,
+    })
+}
+
+/// Whether both paths lead to the same folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// A file system in memory that is mounted nowhere.
@@ -188,6 +230,7 @@ fn attributes(flags: MountFlags) -> MountAttrFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ExitCode;
 
     #[test]
     fn an_overlay_is_recognised_by_what_it_stands_on() {
@@ -196,8 +239,10 @@ mod tests {
             parent,
             dev: 0,
             target: target.into(),
+            options: "ro".into(),
             source: PathBuf::new(),
             fs_type: fs_type.into(),
+            fs_options: "rw".into(),
         };
         let mounts = [
             mount(1, 0, "ext4", "/"),
@@ -208,6 +253,42 @@ mod tests {
         assert_eq!(on_top(&mounts, &mounts[1]), Some(&mounts[3]));
         assert_eq!(on_top(&mounts, &mounts[0]), None);
         assert_eq!(on_top(&mounts[..3], &mounts[1]), None);
+    }
+
+    #[test]
+    fn changes_go_where_they_went() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(UPPER);
+        fs::create_dir(&path).unwrap();
+        let on = |upper: &Path| table::Mount {
+            id: 4,
+            parent: 2,
+            dev: 0,
+            target: "/mnt".into(),
+            options: "rw".into(),
+            source: PathBuf::new(),
+            fs_type: FS_TYPE.into(),
+            fs_options: format!("rw,upperdir={}", upper.display()),
+        };
+        let (kept, lost) = (on(&path), on(Path::new("/upper")));
+        let here = Upper::Folder(folder.path().join("."));
+        let elsewhere = Upper::Folder("/nowhere/at/all".into());
+        compare(&kept, Some(&here)).unwrap();
+        compare(&lost, Some(&Upper::Memory)).unwrap();
+        for (there, wanted) in [
+            (&kept, None),
+            (&kept, Some(&Upper::Memory)),
+            (&kept, Some(&elsewhere)),
+            (&lost, None),
+            (&lost, Some(&here)),
+        ] {
+            let refused = compare(there, wanted).unwrap_err();
+            assert_eq!(refused.exit_code(), ExitCode::Busy, "{wanted:?}");
+        }
+        let error = compare(&lost, Some(&elsewhere)).unwrap_err().to_string();
+        let expected = "/mnt: the image is mounted there with changes to memory, and not with \
+                        changes to /nowhere/at/all: ";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

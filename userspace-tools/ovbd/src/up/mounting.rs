@@ -28,15 +28,13 @@ pub(super) fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -
         watch(Step::Mounted(at.target.clone()));
     }
     report.notes.extend(mounted.note);
-    if let Some(upper) = &at.upper {
-        let source = device.display().to_string();
-        let overlay = mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags);
-        if overlay.is_err() && !mounted.already {
-            // The error that counts is the overlay's.
-            let _ = mount::unmount_from(dev, &mounted.target);
-        }
-        overlay?;
+    let (source, upper) = (device.display().to_string(), at.upper.as_ref());
+    let overlay = mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags);
+    if overlay.is_err() && !mounted.already {
+        // The error that counts is the overlay's.
+        let _ = mount::unmount_from(dev, &mounted.target);
     }
+    overlay?;
     report.mount = Some(MountReport {
         target: at.target.clone(),
         fs_type: mounted.fs_type,

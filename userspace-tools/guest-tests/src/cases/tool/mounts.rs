@@ -13,6 +13,7 @@ use ovbd::dm::{Dm, Id, Name};
 use ovbd::plan::{Plan, Settings};
 use ovbd::step::Step;
 use ovbd::up::{self, MountAt};
+use serde_json::Value;
 
 use super::basics::run;
 use super::{nothing_is_left, quiescence, take_down, Image, OVBD};
@@ -34,6 +35,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.mounts.checked_first", checked_first),
         Case::new("tool.mounts.those_of_others", those_of_others),
         Case::new("tool.mounts.at_once", at_once),
+        Case::new("tool.mounts.otherwise", otherwise),
     ]
 }
 
@@ -220,6 +222,41 @@ fn at_once(ctx: &mut Ctx) -> Result<()> {
         ensure!(mounted()? == 2, "{} mounts", mounted()?);
         take_down("web")?;
     }
+    nothing_is_left()
+}
+
+/// What is mounted is reported as it is, and an error if that is not what was asked for.
+fn otherwise(ctx: &mut Ctx) -> Result<()> {
+    let places = Places::new(ctx)?;
+    let plain = "is mounted there as ext4 (ro,relatime)";
+    done(&places.up("web", "mnt", &[])?)?;
+    busy(&places.up("web", "mnt", &["-o", "nosuid"])?, plain)?;
+    take_down("web")?;
+
+    let writable = places.writable("changes");
+    let options = ["-o", "nosuid,nodev", &writable];
+    done(&places.up("web", "mnt", &options)?)?;
+    let again = places.up("web", "mnt", &[&options[..], &["--json"]].concat())?;
+    done(&again)?;
+    let report: Value = serde_json::from_slice(&again.stdout)?;
+    let mount = &report["mount"];
+    ensure!(
+        mount["already"] == true && mount["writable"] == true,
+        "{report}"
+    );
+    ensure!(mount["options"] == "ro,nosuid,nodev,relatime", "{report}");
+
+    busy(
+        &places.up("web", "mnt", &[&writable])?,
+        "(ro,nosuid,nodev,relatime)",
+    )?;
+    let found = "is mounted there with changes to";
+    busy(&places.up("web", "mnt", &options[..2])?, found)?;
+    for other in [&places.writable("others"), "--writable"] {
+        let refused = places.up("web", "mnt", &["-o", "nosuid,nodev", other])?;
+        busy(&refused, found)?;
+    }
+    take_down("web")?;
     nothing_is_left()
 }
 
