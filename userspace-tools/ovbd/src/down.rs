@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::dm::udev::{self, Udev};
-use crate::dm::{node, Dm, Id, Info, Name};
+use crate::dm::{node, Dm, Id, Info, Name, CANCEL_REMOVAL};
 use crate::error::ExitCode;
 use crate::identity::Role;
 use crate::lock::HostLock;
@@ -259,9 +259,7 @@ impl<'a> Cleaner<'a> {
     fn unmark_below(&mut self, dev: u64) -> Result<()> {
         for info in self.survey_below(dev)? {
             // It fails for a device that is being removed, which is as good.
-            let _ = self
-                .dm
-                .message(Id::Uuid(&info.uuid), 0, "@cancel_deferred_remove");
+            let _ = self.dm.message(Id::Uuid(&info.uuid), 0, CANCEL_REMOVAL);
             self.unmarked.insert(info.uuid);
         }
         Ok(())

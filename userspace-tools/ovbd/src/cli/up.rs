@@ -271,6 +271,7 @@ mod tests {
             number: "253:3".into(),
             bytes: 64 << 20,
             already: false,
+            kept: false,
             layers: vec![
                 layer("a.zfile", true, false, Some(true)),
                 layer("b.zfile", true, true, None),

@@ -24,6 +24,7 @@
 //! is about to load the same table as we do; loading it twice does no harm.
 
 mod builder;
+mod image;
 mod mounting;
 mod storage;
 
@@ -35,7 +36,7 @@ use serde::Serialize;
 
 use crate::config::{write_result, ImageConfig};
 use crate::dm::udev::Udev;
-use crate::dm::{node, DevNo, Dm, Id, Info, Name};
+use crate::dm::{node, DevNo, Dm, Id, Name};
 use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
@@ -47,6 +48,7 @@ use crate::step::Watch;
 use crate::verity::RootHash;
 use crate::{table, Error, Result};
 use builder::Builder;
+use image::{Found, Image};
 use mounting::mount_image;
 
 /// Why an image cannot be set up.
@@ -69,6 +71,17 @@ pub enum UpError {
         /// Its words.
         source: crate::dm::Error,
     },
+    /// The image was taken down, and is still in use.
+    #[error(
+        "{name}: was taken down with --force and is leaving: all of its reads fail, and it goes with its \
+         last user ({users}); end that, or use another name"
+    )]
+    Leaving {
+        /// The image's name.
+        name: String,
+        /// By whom.
+        users: String,
+    },
     /// Somebody gave the image's device another name.
     #[error("{0}: the image is set up, and was renamed to {1}: `ovbd down {1}` removes it")]
     Renamed(String, String),
@@ -81,7 +94,10 @@ impl UpError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NameTaken { .. } | Self::Renamed(..) | Self::Contended(_) => ExitCode::Busy,
+            Self::NameTaken { .. }
+            | Self::Leaving { .. }
+            | Self::Renamed(..)
+            | Self::Contended(_) => ExitCode::Busy,
             Self::Layer { source, .. } => source.exit_code(),
         }
     }
@@ -112,6 +128,8 @@ pub struct Report {
     pub bytes: u64,
     /// It was set up before.
     pub already: bool,
+    /// It was to be removed with its last user, and is not any more.
+    pub kept: bool,
     /// Its layers, bottom first; empty if it was set up before.
     pub layers: Vec<LayerReport>,
     /// How it is mounted.
@@ -209,9 +227,12 @@ pub fn up(
     let mut report = composed?;
     if let Some(at) = mount_at {
         if let Err(error) = mount_image(&mut report, at, watch) {
+            // The error that counts is the mount's.
+            let uuid = plan.uuid(name);
             if !report.already {
-                // The error that counts is the mount's.
-                let _ = down::withdraw(&dm, &plan.uuid(name), watch);
+                let _ = down::withdraw(&dm, &uuid, watch);
+            } else if report.kept {
+                leave(&dm, &uuid);
             }
             return Err(error);
         }
@@ -222,6 +243,13 @@ pub fn up(
 /// Whether an image can be mounted as `mount_at` says, as far as that is known before there is one.
 fn check(mount_at: Option<&MountAt>) -> Result<()> {
     mount_at.map_or(Ok(()), |at| Ok(mount::check(&at.target, &at.options)?))
+}
+
+/// Has the kernel remove the image with its last user. If that fails, it is one that stays.
+pub(crate) fn leave(dm: &Dm, uuid: &str) {
+    let udev = Udev::begin();
+    let _ = dm.remove_deferred(Id::Uuid(uuid), &udev);
+    udev.settle();
 }
 
 /// Sets everything up but the mount. The loop devices in use for it are added to `loops`.
@@ -240,20 +268,24 @@ fn compose(
     // Not before something stands on what it holds, or nothing ever will.
     drop(builder);
     let settled = udev.settle();
-    let Built {
-        info,
-        already,
-        layers,
-    } = built?;
+    let Built { image, layers } = built?;
 
     let mut notes = plan.notes.clone();
     notes.extend(settled.note("handle the new devices"));
+    let (already, kept) = match &image {
+        Image::Made(_) => (false, false),
+        Image::Found(found) => (true, found.kept),
+    };
+    let (Image::Made(info) | Image::Found(Found { info, .. })) = image;
+    if kept {
+        notes.push(format!(
+            "{name} was to go with its last user, and stays now"
+        ));
+    }
     let device = node::ensure(name.as_str(), info.dev).map_err(|e| {
-        if !already {
+        if !already || kept {
             // Nobody could use it. The error that counts is the node's.
-            let udev = Udev::begin();
-            let _ = dm.remove_deferred(Id::Uuid(&info.uuid), &udev);
-            udev.settle();
+            leave(dm, &info.uuid);
         }
         Error::io("make", node::mapper_path(name.as_str()), e)
     })?;
@@ -263,6 +295,7 @@ fn compose(
         number: DevNo(info.dev).to_string(),
         bytes: plan.sectors.saturating_mul(SECTOR),
         already,
+        kept,
         layers,
         mount: None,
         notes,
@@ -270,17 +303,15 @@ fn compose(
 }
 
 struct Built {
-    info: Info,
-    already: bool,
+    image: Image,
     layers: Vec<LayerReport>,
 }
 
 fn build(builder: &mut Builder<'_>, plan: &Plan, name: &Name) -> Result<Built> {
     let uuid = plan.uuid(name);
-    if let Some(info) = builder.live_image(name, &uuid)? {
+    if let Some(found) = builder.live_image(name, &uuid)? {
         return Ok(Built {
-            info,
-            already: true,
+            image: Image::Found(found),
             layers: Vec::new(),
         });
     }
@@ -290,10 +321,6 @@ fn build(builder: &mut Builder<'_>, plan: &Plan, name: &Name) -> Result<Built> {
     }
     let devices: Vec<String> = layers.iter().map(|layer| layer.number.clone()).collect();
     let table = table::lsmt(plan, &devices);
-    let (info, already) = builder.image(name, &uuid, table)?;
-    Ok(Built {
-        info,
-        already,
-        layers,
-    })
+    let image = builder.image(name, &uuid, table)?;
+    Ok(Built { image, layers })
 }

@@ -7,6 +7,7 @@
 
 mod basics;
 mod crash;
+mod leaving;
 mod mounts;
 mod parallel;
 mod registry;
@@ -42,6 +43,7 @@ pub fn cases() -> Vec<Case> {
         storage::cases(),
         crash::cases(),
         mounts::cases(),
+        leaving::cases(),
         udev::cases(),
         parallel::cases(),
         store::cases(),
