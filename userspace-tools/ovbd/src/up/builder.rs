@@ -15,9 +15,9 @@ use crate::dm::udev::Udev;
 use crate::dm::{self, node, DevNo, Dm, Id, Info, Target};
 use crate::identity::{Identity, Role};
 use crate::loopdev::{node_path, LoopDevice, Loops};
-use crate::plan::{Form, Layer};
+use crate::plan::{Form, Layer, Seal};
 use crate::step::{Step, Watch};
-use crate::{sys, table, Error, Result};
+use crate::{busy, sys, table, verity, Error, Result};
 
 /// How often another process may change what we are looking at.
 const ATTEMPTS: u32 = 100;
@@ -95,6 +95,9 @@ impl<'a> Builder<'a> {
 
     /// Makes the device that lsmt reads for `layer`.
     pub(super) fn layer(&mut self, layer: &Layer) -> Result<LayerReport> {
+        if let Some(seal) = &layer.seal {
+            self.refuse_corrupted(layer, seal)?;
+        }
         let lower = match layer.form {
             Form::Lsmt => self.readable(layer)?,
             Form::Zfile {
@@ -119,6 +122,26 @@ impl<'a> Builder<'a> {
             shared: lower.shared,
             direct_io: lower.direct_io,
         })
+    }
+
+    /// An error if there is a device for this seal that has found something else than was sealed: it
+    /// and what stands on it are not shared on.
+    fn refuse_corrupted(&self, layer: &Layer, seal: &Seal) -> Result<()> {
+        let uuid = seal.identity().uuid(Role::Verity);
+        let Some(info) = self.dm.info(Id::Uuid(&uuid))? else {
+            return Ok(());
+        };
+        let status = still_there(self.dm.status(Id::Uuid(&uuid)))?.unwrap_or_default();
+        if !status.iter().any(|line| verity::is_corrupted(&line.params)) {
+            return Ok(());
+        }
+        let images = images_on(self.dm, info.dev)?;
+        Err(UpError::Corrupted {
+            path: layer.path.clone(),
+            device: info.name,
+            images: images.into_iter().collect::<Vec<_>>().join(", "),
+        }
+        .into())
     }
 
     /// A block device on which what `layer` says can be read: if it is sealed, only what is vouched for.
@@ -276,6 +299,23 @@ pub(super) fn still_there<T>(result: Result<T, dm::Error>) -> Result<Option<T>, 
         Err(error) if error.errno() == Some(Errno::NXIO) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The names of the images that stand on `dev`.
+fn images_on(dm: &Dm, dev: u64) -> Result<BTreeSet<String>> {
+    let mut images = BTreeSet::new();
+    let mut above = busy::holders(dev);
+    while let Some(name) = above.pop() {
+        let Some(info) = dm.info(Id::Name(&name))? else {
+            continue;
+        };
+        if Role::of_uuid(&info.uuid) == Some(Role::Image) {
+            images.insert(name);
+        } else {
+            above.extend(busy::holders(info.dev));
+        }
+    }
+    Ok(images)
 }
 
 fn refused(layer: &Layer, source: dm::Error) -> Error {

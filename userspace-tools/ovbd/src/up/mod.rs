@@ -71,6 +71,20 @@ pub enum UpError {
         /// Its words.
         source: crate::dm::Error,
     },
+    /// What others use of a sealed layer is not what was sealed.
+    #[error(
+        "{path}: {device}, which is set up for it, has read something else than was sealed: \
+         `ovbd down` what uses it ({images}) and see to the file and its tree, then try again",
+        path = path.display()
+    )]
+    Corrupted {
+        /// The layer's file.
+        path: PathBuf,
+        /// The device that checks it.
+        device: String,
+        /// The images on it.
+        images: String,
+    },
     /// The image was taken down, and is still in use.
     #[error(
         "{name}: was taken down with --force and is leaving: all of its reads fail, and it goes with its \
@@ -98,6 +112,7 @@ impl UpError {
             | Self::Leaving { .. }
             | Self::Renamed(..)
             | Self::Contended(_) => ExitCode::Busy,
+            Self::Corrupted { .. } => ExitCode::Invalid,
             Self::Layer { source, .. } => source.exit_code(),
         }
     }
