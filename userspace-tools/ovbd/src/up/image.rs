@@ -77,6 +77,11 @@ impl Builder<'_> {
             match self.load(&info, &table).and_then(|()| self.go_live(&info)) {
                 Ok(info) => Ok(Some(Image::Made(info))),
                 Err(error) => {
+                    let now = self.dm.info(Id::Uuid(uuid))?;
+                    if now.is_some_and(|now| now.live) {
+                        // Another process could.
+                        return Ok(None);
+                    }
                     // Without a table it is of no use to anybody. The error that counts is the one
                     // before.
                     let _ = self.dm.remove(Id::Uuid(uuid), self.udev);

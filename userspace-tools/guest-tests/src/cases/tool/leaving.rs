@@ -3,9 +3,13 @@
 //! `up` of what is on its way out, or is made by somebody else at the same moment.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use anyhow::{ensure, Context as _, Result};
-use ovbd::dm::{Dm, Id, Info};
+use ovbd::dm::{Dm, Id, Info, Name};
+use ovbd::step::Step;
+use ovbd::up;
 
 use super::basics::{json, run};
 use super::{nothing_is_left, quiescence, take_down, Image};
@@ -20,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.leaving.stays", stays),
         Case::new("tool.leaving.wiped", wiped),
         Case::new("tool.leaving.not_mounted", not_mounted),
+        Case::new("tool.leaving.made_by_others", made_by_others),
     ]
 }
 
@@ -91,4 +96,31 @@ fn not_mounted(ctx: &mut Ctx) -> Result<()> {
     drop(user);
     ensure!(run(&["down", "web"])?.status.success());
     nothing_is_left()
+}
+
+/// Who cannot load an image's table does not remove what another process has made of it meanwhile.
+fn made_by_others(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let image = Image::golden(ctx, "lsmt/stack*.lsmt", &dir)?;
+    let plan = image.plan()?;
+    let faster = |step| {
+        if step == Step::Created("web".to_owned()) {
+            let other = run(&words(&image, &["up", "web"]));
+            assert!(other.is_ok_and(|other| other.status.success()));
+            // From now on the kernel takes no table with this layer.
+            assert!(wipe(&image.layers[0]).is_ok());
+        }
+    };
+    let made = up::up(&plan, &Name::new("web")?, None, &faster);
+    ensure!(info("web")?.live, "{made:?}");
+    ensure!(made?.already);
+    take_down("web")?;
+    nothing_is_left()
+}
+
+/// Zeros, in the same file.
+fn wipe(layer: &Path) -> Result<()> {
+    let file = File::options().write(true).open(layer)?;
+    let length = usize::try_from(file.metadata()?.len())?;
+    Ok(file.write_all_at(&vec![0; length], 0)?)
 }
