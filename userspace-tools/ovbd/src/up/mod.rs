@@ -241,9 +241,9 @@ pub fn up(
     }
     let mut report = composed?;
     if let Some(at) = mount_at {
-        if let Err(error) = mount_image(&mut report, at, watch) {
+        let uuid = plan.uuid(name);
+        if let Err(error) = mount_image(&dm, &uuid, &mut report, at, watch) {
             // The error that counts is the mount's.
-            let uuid = plan.uuid(name);
             if !report.already {
                 let _ = down::withdraw(&dm, &uuid, watch);
             } else if report.kept {

@@ -6,15 +6,22 @@ use std::fs::File;
 
 use rustix::fs::FlockOperation;
 
-use super::{MountAt, MountReport, Report};
+use super::{MountAt, MountReport, Report, UpError};
+use crate::dm::{Dm, Id};
 use crate::step::{Step, Watch};
 use crate::{mount, Error, Result};
 
-/// Mounts the image of `report` as `at` says.
+/// Mounts the image of `report`, whose device has this UUID, as `at` says.
 ///
 /// Whoever mounts an image has its device locked: nobody else then mounts it between the look at what
 /// is mounted and the mount, or takes a mount away that an overlay is about to be put on.
-pub(super) fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()> {
+pub(super) fn mount_image(
+    dm: &Dm,
+    uuid: &str,
+    report: &mut Report,
+    at: &MountAt,
+    watch: Watch<'_>,
+) -> Result<()> {
     let device = &report.device;
     let open = |e| Error::io("open", device, e);
     let file = File::open(device).map_err(open)?;
@@ -23,6 +30,11 @@ pub(super) fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -
     let dev = rustix::fs::fstat(&file)
         .map_err(|e| open(e.into()))?
         .st_rdev;
+    // Since it was composed, the name may have become another image's. As long as the device is open
+    // it stays, and so does its name.
+    if dm.info(Id::Dev(dev))?.is_none_or(|now| now.uuid != uuid) {
+        return Err(UpError::Contended(report.name.clone()).into());
+    }
     let mounted = mount::mount(device, &file, dev, &at.target, &at.options)?;
     if !mounted.already {
         watch(Step::Mounted(at.target.clone()));

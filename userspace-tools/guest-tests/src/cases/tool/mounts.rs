@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::thread;
 
 use anyhow::{anyhow, ensure, Context as _, Result};
@@ -34,6 +34,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.mounts.erofs", erofs),
         Case::new("tool.mounts.checked_first", checked_first),
         Case::new("tool.mounts.those_of_others", those_of_others),
+        Case::new("tool.mounts.exchanged", exchanged),
         Case::new("tool.mounts.at_once", at_once),
         Case::new("tool.mounts.otherwise", otherwise),
     ]
@@ -61,6 +62,11 @@ impl Places {
         Ok(Self { dir, layers })
     }
 
+    fn plan(&self) -> Result<Plan> {
+        let config = ImageConfig::of_files(self.layers.iter().cloned());
+        Ok(Plan::new(&config, Settings::default())?)
+    }
+
     fn folder(&self, name: &str) -> Result<PathBuf> {
         let folder = self.dir.join(name);
         fs::create_dir_all(&folder)?;
@@ -78,6 +84,13 @@ impl Places {
         words.extend(options);
         words.extend(self.layers.iter().filter_map(|layer| layer.to_str()));
         run(&words)
+    }
+}
+
+fn at(target: &Path) -> MountAt {
+    MountAt {
+        target: target.to_owned(),
+        ..MountAt::default()
     }
 }
 
@@ -174,14 +187,8 @@ fn checked_first(ctx: &mut Ctx) -> Result<()> {
 fn those_of_others(ctx: &mut Ctx) -> Result<()> {
     let places = Places::new(ctx)?;
     let target = places.folder("mnt")?;
-    let mount_at = MountAt {
-        target: target.clone(),
-        ..MountAt::default()
-    };
-    let plan = Plan::new(
-        &ImageConfig::of_files(places.layers.iter().cloned()),
-        Settings::default(),
-    )?;
+    let mount_at = at(&target);
+    let plan = places.plan()?;
     let faster = |step| {
         if step == Step::Live("web".to_owned()) {
             let other = places.up("web", "other", &[]);
@@ -193,6 +200,38 @@ fn those_of_others(ctx: &mut Ctx) -> Result<()> {
     let error = failed.err().context("it was mounted")?.to_string();
     ensure!(error.contains("is no folder"), "{error}");
     image::compare_files(&ctx.golden()?, &places.folder("other")?)?;
+    take_down("web")?;
+    nothing_is_left()
+}
+
+/// What has the name by the time of the mount is not mounted if it is another image.
+fn exchanged(ctx: &mut Ctx) -> Result<()> {
+    // Without inner devices, so that the other image gets the same number.
+    let dir = ctx.tmp()?;
+    let layers = Image::golden(ctx, "ext4/layer*.lsmt", &dir)?.layers;
+    let places = Places { dir, layers };
+    let target = places.folder("mnt")?;
+    // With a lock of its own: this process holds the usual one.
+    let script = format!("{OVBD} -q down web && exec {OVBD} -q up web \"$1\"");
+    let exchange = |step| {
+        if step == Step::Live("web".to_owned()) {
+            let mut other = Command::new("sh");
+            other.args(["-c", &script, "sh"]).args(&places.layers);
+            let done = other.env("OVBD_RUN", places.dir.join("run")).status();
+            assert!(done.is_ok_and(|done| done.success()));
+        }
+    };
+    let failed = up::up(
+        &places.plan()?,
+        &Name::new("web")?,
+        Some(&at(&target)),
+        &exchange,
+    );
+    let error = failed.err().context("it was mounted")?.to_string();
+    ensure!(error.contains("kept changing the device"), "{error}");
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    ensure!(!mounts.contains("/dev/mapper/web "), "{mounts}");
+    ensure!(is_there("web")?, "it is gone");
     take_down("web")?;
     nothing_is_left()
 }
