@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -178,8 +178,11 @@ fn compose(
     flags: MountFlags,
     kept: bool,
 ) -> io::Result<OwnedFd> {
-    let upper = subfolder(folder, UPPER, Mode::from_raw_mode(0o755))?;
-    let work = subfolder(folder, WORK, Mode::RWXU)?;
+    let (upper, made) = subfolder(folder, UPPER)?;
+    if made {
+        take_after(&upper, lower)?;
+    }
+    let (work, _) = subfolder(folder, WORK)?;
     let open = || fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC);
     let context = module::needing(FS_TYPE, is_unknown, open)?;
     fsconfig_set_string(&context, "source", source)?;
@@ -195,13 +198,24 @@ fn compose(
     detached(&context, attributes(flags))
 }
 
-fn subfolder(folder: &impl AsFd, name: &str, mode: Mode) -> rustix::io::Result<OwnedFd> {
-    match rustix::fs::mkdirat(folder, name, mode) {
-        Err(error) if error != Errno::EXIST => return Err(error),
-        _ => {}
-    }
+/// Opens a folder in `folder`, and makes it first if it is not there: whether it did. Nobody else can
+/// enter it then.
+fn subfolder(folder: &impl AsFd, name: &str) -> rustix::io::Result<(OwnedFd, bool)> {
+    let made = match rustix::fs::mkdirat(folder, name, Mode::RWXU) {
+        Err(Errno::EXIST) => false,
+        other => other.map(|()| true)?,
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
+    let opened = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    Ok((opened, made))
+}
+
+/// Gives `upper` owner and mode of `lower`: it becomes the root that is seen.
+fn take_after(upper: &OwnedFd, lower: &File) -> rustix::io::Result<()> {
+    let root = rustix::fs::fstat(lower)?;
+    let (user, group) = (Uid::from_raw(root.st_uid), Gid::from_raw(root.st_gid));
+    rustix::fs::fchown(upper, Some(user), Some(group))?;
+    rustix::fs::fchmod(upper, Mode::from_raw_mode(root.st_mode))
 }
 
 fn attach(overlay: &OwnedFd, target: &File) -> io::Result<()> {

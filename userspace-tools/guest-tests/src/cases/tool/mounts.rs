@@ -2,7 +2,8 @@
 
 //! Mounts of images, and the folders that changes go to.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
@@ -37,6 +38,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("tool.mounts.exchanged", exchanged),
         Case::new("tool.mounts.at_once", at_once),
         Case::new("tool.mounts.otherwise", otherwise),
+        Case::new("tool.mounts.root", root),
     ]
 }
 
@@ -153,7 +155,7 @@ fn folder_of_another(ctx: &mut Ctx) -> Result<()> {
 fn erofs(ctx: &mut Ctx) -> Result<()> {
     let dir = ctx.tmp()?;
     let disk = dir.join("disk");
-    fs::write(&disk, empty_erofs())?;
+    fs::write(&disk, empty_erofs(0o755, 0))?;
     let places = Places::of_disk(dir, &disk)?;
     let writable = places.writable("changes");
     let mnt = places.folder("mnt")?;
@@ -299,8 +301,32 @@ fn otherwise(ctx: &mut Ctx) -> Result<()> {
     nothing_is_left()
 }
 
+/// The root belongs to whom it belongs to in the image, and is as closed as there; and stays what it
+/// was made later.
+fn root(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let disk = dir.join("disk");
+    fs::write(&disk, empty_erofs(0o2750, 1234))?;
+    let places = Places::of_disk(dir, &disk)?;
+    let mnt = places.folder("mnt")?;
+    let is = || -> Result<_> {
+        let meta = fs::metadata(&mnt)?;
+        Ok((meta.mode() & 0o7777, meta.uid(), meta.gid()))
+    };
+    for writable in ["--writable", &places.writable("changes")] {
+        done(&places.up("web", "mnt", &[writable])?)?;
+        ensure!(is()? == (0o2750, 1234, 1234), "{writable}: {:?}", is()?);
+        fs::set_permissions(&mnt, Permissions::from_mode(0o711))?;
+        take_down("web")?;
+    }
+    done(&places.up("web", "mnt", &[&places.writable("changes")])?)?;
+    ensure!(is()? == (0o711, 1234, 1234), "{:?}", is()?);
+    take_down("web")?;
+    nothing_is_left()
+}
+
 /// An EROFS with a root and nothing in it.
-fn empty_erofs() -> Vec<u8> {
+fn empty_erofs(mode: u16, owner: u16) -> Vec<u8> {
     const ROOT: u16 = 64;
     const DIRECTORY: u8 = 2;
     let mut image = vec![0; 4096];
@@ -313,9 +339,11 @@ fn empty_erofs() -> Vec<u8> {
     put(superblock + 36, &1u32.to_le_bytes()); // blocks
     let inode = usize::from(ROOT) * 32;
     put(inode, &4u16.to_le_bytes()); // its data follow it
-    put(inode + 4, &0o40755u16.to_le_bytes());
+    put(inode + 4, &(0o40000 | mode).to_le_bytes());
     put(inode + 6, &2u16.to_le_bytes()); // links
     put(inode + 8, &27u32.to_le_bytes()); // size
+    put(inode + 24, &owner.to_le_bytes());
+    put(inode + 26, &owner.to_le_bytes()); // group
     for (entry, name_at) in [(inode + 32, 24), (inode + 44, 25)] {
         put(entry, &u64::from(ROOT).to_le_bytes());
         put(entry + 8, &[name_at, 0, DIRECTORY]);
