@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::dm::udev::{self, Udev};
-use crate::dm::{node, Dm, Id, Info, Name};
+use crate::dm::{node, Dm, Id, Info, Name, CANCEL_REMOVAL};
 use crate::error::ExitCode;
 use crate::identity::Role;
 use crate::lock::HostLock;
@@ -103,6 +103,16 @@ pub fn down(name: &Name, options: Options, watch: Watch<'_>) -> Result<Report> {
     result?;
     report.notes = finished?;
     Ok(report)
+}
+
+/// Removes the image with this UUID, which an `up` has made that failed then, and the layers that
+/// nothing else uses. If somebody has mounted it meanwhile, or has it open, it stays.
+pub(crate) fn withdraw(dm: &Dm, uuid: &str, watch: Watch<'_>) -> Result<()> {
+    let _lock = HostLock::exclusive();
+    let mut cleaner = Cleaner::new(dm, watch);
+    let withdrawn = cleaner.withdraw(uuid);
+    let finished = finish(cleaner);
+    withdrawn.and(finished).map(drop)
 }
 
 /// Names of all images that are set up, or are left of a process that was killed.
@@ -195,31 +205,36 @@ impl<'a> Cleaner<'a> {
             (self.watch)(Step::Unmounted(target.clone()));
         }
         self.unmark_below(info.dev)?;
-        let deadline = Instant::now() + PASSING;
-        while !self.remove(&info)? {
-            if later {
-                if options.force && info.live {
-                    self.dm.wipe(Id::Uuid(&info.uuid), &self.udev)?;
-                    report.forced = true;
-                }
-                self.dm.remove_deferred(Id::Uuid(&info.uuid), &self.udev)?;
-                report.deferred = true;
-                break;
+        if later {
+            if self.remove(&info)? {
+                return Ok(());
             }
-            if Instant::now() >= deadline {
-                let users = match busy::users(info.dev) {
-                    users if users.is_empty() => format!("opened {} times", info.open_count),
-                    users => users.join("; "),
-                };
-                return Err(DownError::Busy {
-                    name: name.to_string(),
-                    users,
-                }
-                .into());
+            if options.force && info.live {
+                self.dm.wipe(Id::Uuid(&info.uuid), &self.udev)?;
+                report.forced = true;
             }
-            thread::sleep(INTERVAL);
+            self.dm.remove_deferred(Id::Uuid(&info.uuid), &self.udev)?;
+            report.deferred = true;
+        } else if !self.remove_in_time(&info)? {
+            let users = match busy::users(info.dev) {
+                users if users.is_empty() => format!("opened {} times", info.open_count),
+                users => users.join("; "),
+            };
+            return Err(DownError::Busy {
+                name: name.to_string(),
+                users,
+            }
+            .into());
         }
         Ok(())
+    }
+
+    fn withdraw(&mut self, uuid: &str) -> Result<()> {
+        let Some(info) = self.dm.info(Id::Uuid(uuid))? else {
+            return Ok(());
+        };
+        self.unmark_below(info.dev)?;
+        self.remove_in_time(&info).map(drop)
     }
 
     /// All that `dev` stands on: our inner devices in `inner`, and the loop devices at the bottom,
@@ -244,9 +259,7 @@ impl<'a> Cleaner<'a> {
     fn unmark_below(&mut self, dev: u64) -> Result<()> {
         for info in self.survey_below(dev)? {
             // It fails for a device that is being removed, which is as good.
-            let _ = self
-                .dm
-                .message(Id::Uuid(&info.uuid), 0, "@cancel_deferred_remove");
+            let _ = self.dm.message(Id::Uuid(&info.uuid), 0, CANCEL_REMOVAL);
             self.unmarked.insert(info.uuid);
         }
         Ok(())
@@ -273,6 +286,18 @@ impl<'a> Cleaner<'a> {
             Err(error) => return Err(error.into()),
         }
         self.removed.insert(info.name.clone());
+        Ok(true)
+    }
+
+    /// Removes a device that may be open in passing; false if it stays open.
+    fn remove_in_time(&mut self, info: &Info) -> Result<bool> {
+        let deadline = Instant::now() + PASSING;
+        while !self.remove(info)? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            thread::sleep(INTERVAL);
+        }
         Ok(true)
     }
 

@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long)]
     name: Option<Name>,
     /// Let the command change files; changes go to DIR, or without DIR to memory, and are gone with
-    /// the command
+    /// the command. DIR serves one overlay at a time, and one image
     #[arg(short, long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     writable: Option<Option<PathBuf>>,
     /// Set a variable of its environment, which else has PATH, HOME and TERM; can be repeated

@@ -26,7 +26,7 @@ use super::StoreArgs;
 /// Makes /dev/mapper/NAME: a loop device for each layer file, a verity device for each sealed one, a
 /// zfile device for each compressed one, and an lsmt device on top. A layer that another image uses already is shared. What is set
 /// up already stays as it is, so that the command can be repeated; if it is interrupted, repeat it,
-/// or clear up with `ovbd down NAME`.
+/// or clear up with `ovbd down NAME`. What is mounted already in another way is an error.
 ///
 /// The image is named by its reference and comes from the store, or is described by a configuration,
 /// whose layers are used where they are, and else come from the store.
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(short = 't', long, value_name = "TYPE", requires = "mount")]
     fs_type: Option<String>,
     /// Put a writable overlay on top; changes go to DIR, or without DIR to memory, where they last
-    /// until the image is unmounted
+    /// until the image is unmounted. DIR serves one overlay at a time, and one image
     #[arg(short, long, value_name = "DIR", requires = "mount", num_args = 0..=1)]
     #[arg(require_equals = true)]
     writable: Option<Option<PathBuf>>,
@@ -280,6 +280,7 @@ mod tests {
             number: "253:3".into(),
             bytes: 64 << 20,
             already: false,
+            kept: false,
             layers: vec![
                 layer("a.zfile", true, false, Some(true)),
                 layer("b.zfile", true, true, None),

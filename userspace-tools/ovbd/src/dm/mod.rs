@@ -30,6 +30,8 @@ pub use names::{DevNo, Id, Info, Name};
 pub use wire::Target;
 
 const CONTROL: &str = "/dev/mapper/control";
+/// A message that device-mapper itself takes, whatever the target.
+pub(crate) const CANCEL_REMOVAL: &str = "@cancel_deferred_remove";
 /// Of the project.
 const MODULE: &str = "dm-overlaybd";
 

@@ -12,13 +12,11 @@ use crate::identity::Role;
 use crate::output::paths;
 use crate::reference::Reference;
 use crate::store::Store;
-use crate::verity::RootHash;
+use crate::verity::{is_corrupted, RootHash};
 use crate::Result;
 
 /// The option of the target verity that names a signature.
 const SIGNED: &str = "root_hash_sig_key_desc";
-/// Its status, if a block was wrong.
-const CORRUPTED: &str = "C";
 
 /// How far a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -201,7 +199,7 @@ impl Verity {
         Some(Self {
             root_hash,
             signed: words.any(|word| word == SIGNED),
-            corrupted: status.split_whitespace().next()? == CORRUPTED,
+            corrupted: is_corrupted(status),
         })
     }
 }

@@ -2,120 +2,23 @@
 
 //! Mounting devices, read-only, and unmounting them wherever they are.
 
+mod error;
 pub mod overlay;
 pub mod probe;
 pub mod table;
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::error::ExitCode;
 use crate::module;
 use crate::output::shown;
-use probe::{FileSystem, KNOWN};
+use probe::FileSystem;
 
-/// What goes wrong with mounts.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// There is nothing to mount on.
-    #[error("{target}: is no folder to mount on; make it first", target = .0.display())]
-    NoFolder(PathBuf),
-    /// The device holds nothing that is known.
-    #[error(
-        "{device}: no file system that is recognised ({KNOWN}); name its type with --fs-type",
-        device = .0.display()
-    )]
-    Unknown(PathBuf),
-    /// A mount option that a mount of an image cannot have.
-    #[error("mount option \"{0}\": {1}")]
-    Option(String, &'static str),
-    /// The kernel refuses to mount.
-    #[error(
-        "{device}: cannot mount as {fs_type} ({options}) on {target}: {source}",
-        device = device.display(), target = target.display()
-    )]
-    Mount {
-        /// The device.
-        device: PathBuf,
-        /// The folder.
-        target: PathBuf,
-        /// The type.
-        fs_type: String,
-        /// The options.
-        options: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no writable overlay to be had.
-    #[error("{target}: cannot {action}: {source}", target = target.display())]
-    Overlay {
-        /// The folder that the image is mounted on.
-        target: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The kernel refuses to unmount.
-    #[error("{target}: cannot unmount: {source}{remedy}", target = target.display(),
-        remedy = unmount_remedy(source))]
-    Unmount {
-        /// The folder.
-        target: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Something else is mounted on top of an image.
-    #[error("{target}: {by} is mounted on top of the image; unmount that first", target = target.display())]
-    Covered {
-        /// The folder.
-        target: PathBuf,
-        /// What is seen there.
-        by: String,
-    },
-    /// The list of mounts, or the device, cannot be read.
-    #[error("{path}: cannot read: {source}", path = path.display())]
-    Read {
-        /// The file or device.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-fn unmount_remedy(error: &io::Error) -> &'static str {
-    match Errno::from_io_error(error) {
-        Some(Errno::BUSY) => {
-            " (a program has a file or its working folder there: `fuser -vm FOLDER` names it)"
-        }
-        _ => "",
-    }
-}
-
-impl Error {
-    /// The exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::NoFolder(_) => ExitCode::NotFound,
-            Self::Unknown(_) => ExitCode::Invalid,
-            Self::Option(..) => ExitCode::Usage,
-            Self::Covered { .. } => ExitCode::Busy,
-            Self::Mount { source, .. }
-            | Self::Overlay { source, .. }
-            | Self::Unmount { source, .. }
-            | Self::Read { source, .. } => match Errno::from_io_error(source) {
-                Some(Errno::NODEV) => ExitCode::Unsupported,
-                _ => crate::error::io_exit_code(source),
-            },
-        }
-    }
-}
+pub use error::Error;
 
 /// How to mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,18 +59,26 @@ const FLAGS: [(&str, MountFlags); 7] = [
 
 /// Divides options into flags and what the file system gets to see.
 fn split(options: &str) -> Result<(MountFlags, String), Error> {
-    let mut flags = MountFlags::RDONLY;
-    let mut data = Vec::new();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        if option == "rw" {
-            return Err(Error::Option(option.into(), "images are read-only"));
-        }
-        match FLAGS.iter().find(|(name, _)| *name == option) {
-            Some((_, flag)) => flags |= *flag,
-            None => data.push(option),
-        }
+    if words(options).any(|option| option == "rw") {
+        return Err(Error::Option("rw".into(), "images are read-only"));
     }
-    Ok((flags, data.join(",")))
+    let data: Vec<&str> = words(options).filter(|word| flag(word).is_none()).collect();
+    Ok((flags_of(options), data.join(",")))
+}
+
+fn words(options: &str) -> impl Iterator<Item = &str> {
+    options.split(',').filter(|option| !option.is_empty())
+}
+
+fn flag(option: &str) -> Option<MountFlags> {
+    let known = FLAGS.iter().find(|(name, _)| *name == option);
+    known.map(|(_, flag)| *flag)
+}
+
+fn flags_of(options: &str) -> MountFlags {
+    words(options)
+        .filter_map(flag)
+        .fold(MountFlags::RDONLY, |all, flag| all | flag)
 }
 
 /// How a device is to be mounted.
@@ -204,9 +115,24 @@ fn choose(device: &Path, file: &File, wanted: &Options) -> Result<Chosen, Error>
     })
 }
 
+/// Whether there is a folder to mount on, and options that an image can be mounted with.
+pub fn check(target: &Path, wanted: &Options) -> Result<(), Error> {
+    folder(target)?;
+    split(wanted.options.as_deref().unwrap_or_default()).map(drop)
+}
+
+/// The folder `target`, without links and dots.
+fn folder(target: &Path) -> Result<PathBuf, Error> {
+    let folder = target.canonicalize().ok().filter(|path| path.is_dir());
+    folder.ok_or_else(|| Error::NoFolder(target.to_owned()))
+}
+
 /// Mounts the device `dev`, which is open as `file` and has the path `device`, on `target`.
 ///
 /// If it is mounted there already, nothing happens.
+///
+/// # Errors
+/// [`Error::Otherwise`] if it is, but not as it should be.
 pub fn mount(
     device: &Path,
     file: &File,
@@ -214,36 +140,77 @@ pub fn mount(
     target: &Path,
     wanted: &Options,
 ) -> Result<Mounted, Error> {
-    let folder = target.canonicalize().ok().filter(|path| path.is_dir());
-    let target = folder.ok_or_else(|| Error::NoFolder(target.to_owned()))?;
+    let target = folder(target)?;
+    let there = mounts_of(dev)?;
+    if let Some(mount) = there.iter().rfind(|mount| mount.target == target) {
+        return found(mount, wanted);
+    }
     let Chosen {
         fs_type,
         options,
         note,
     } = choose(device, file, wanted)?;
     let (flags, data) = split(&options)?;
-    let already = mounts_of(dev)?.iter().any(|mount| mount.target == target);
-    if !already {
-        let nul = "an option cannot contain a NUL byte";
-        let data = CString::new(data).map_err(|_| Error::Option(options.clone(), nul))?;
-        let result = module::needing(&fs_type, is_unknown, || {
-            rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data)
-        });
-        result.map_err(|errno| Error::Mount {
-            device: device.to_owned(),
-            target: target.clone(),
-            fs_type: fs_type.clone(),
-            options: options.clone(),
-            source: errno.into(),
-        })?;
-    }
+    let nul = "an option cannot contain a NUL byte";
+    let data = CString::new(data).map_err(|_| Error::Option(options.clone(), nul))?;
+    let result = module::needing(&fs_type, is_unknown, || {
+        rustix::mount::mount(device, &target, fs_type.as_str(), flags, &*data)
+    });
+    result.map_err(|errno| Error::Mount {
+        device: device.to_owned(),
+        target: target.clone(),
+        fs_type: fs_type.clone(),
+        options: options.clone(),
+        source: errno.into(),
+    })?;
     Ok(Mounted {
         fs_type,
         options,
         flags,
         target,
         note,
-        already,
+        already: false,
+    })
+}
+
+/// What is mounted already, as it is, if that is as `wanted` as one can see: file systems do not
+/// show all of their options, or by other names.
+fn found(mount: &table::Mount, wanted: &Options) -> Result<Mounted, Error> {
+    let (flags, asked) = (
+        flags_of(&mount.options),
+        wanted.options.as_deref().unwrap_or_default(),
+    );
+    let (wanted_flags, data) = split(asked)?;
+    let fs_type = wanted.fs_type.as_ref().unwrap_or(&mount.fs_type);
+    let compared = MountFlags::NOSUID
+        | MountFlags::NODEV
+        | MountFlags::NOEXEC
+        | MountFlags::NOATIME
+        | MountFlags::NODIRATIME;
+    if flags & compared != wanted_flags & compared || *fs_type != mount.fs_type {
+        let options = words("ro")
+            .chain(words(asked))
+            .collect::<Vec<_>>()
+            .join(",");
+        return Err(Error::Otherwise {
+            target: mount.target.clone(),
+            found: format!("as {} ({})", mount.fs_type, mount.options),
+            wanted: format!("as {fs_type} ({options})"),
+        });
+    }
+    let options = mount.all_options();
+    let unseen = words(&data).any(|word| !words(&options).any(|option| option == word));
+    let note = unseen.then(|| {
+        let target = mount.target.display();
+        format!("{target} was mounted before, and does not show whether with {data}")
+    });
+    Ok(Mounted {
+        fs_type: mount.fs_type.clone(),
+        options,
+        flags,
+        target: mount.target.clone(),
+        note,
+        already: true,
     })
 }
 
@@ -307,7 +274,7 @@ fn unmount(mount: &table::Mount, lazy: bool) -> Result<bool, Error> {
     let seen = table::seen_at(target).map_err(failed)?;
     if seen != mount.id {
         let now = all()?;
-        return match now.contains(mount) {
+        return match now.iter().any(|other| other.is(mount)) {
             true => Err(covered(&now, target, seen)),
             false => Ok(false),
         };
@@ -340,6 +307,7 @@ fn covered(mounts: &[table::Mount], target: &Path, seen: u64) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ExitCode;
     use std::fs;
 
     #[test]
@@ -351,6 +319,10 @@ mod tests {
         );
         assert_eq!(data, "noload,errors=continue");
         assert_eq!(split("").unwrap(), (MountFlags::RDONLY, String::new()));
+        assert_eq!(
+            flags_of("ro,relatime"),
+            MountFlags::RDONLY | MountFlags::RELATIME
+        );
         assert_eq!(split("rw").unwrap_err().exit_code(), ExitCode::Usage);
     }
 
@@ -400,6 +372,46 @@ mod tests {
         let nothing = device(0, b"");
         let unknown = choose(Path::new("/dev/x"), nothing.as_file(), &Options::default());
         assert_eq!(unknown.unwrap_err().exit_code(), ExitCode::Invalid);
+    }
+
+    #[test]
+    fn what_is_mounted_has_to_be_what_is_wanted() {
+        let mount = table::Mount {
+            id: 2,
+            parent: 1,
+            dev: 0,
+            target: "/mnt".into(),
+            options: "ro,nosuid,relatime".into(),
+            source: "/dev/x".into(),
+            fs_type: "ext4".into(),
+            fs_options: "ro,norecovery".into(),
+        };
+        let ask = |options: &str| {
+            let options = Some(options.to_owned());
+            found(
+                &mount,
+                &Options {
+                    fs_type: None,
+                    options,
+                },
+            )
+        };
+        let same = ask("nosuid").unwrap();
+        assert_eq!(same.options, "ro,nosuid,relatime,norecovery");
+        assert!(same.already && same.note.is_none());
+        let unseen = ask("nosuid,noload").unwrap();
+        assert!(unseen.note.unwrap().ends_with("whether with noload"));
+        for other in ["", "nosuid,nodev", "nosuid,noatime"] {
+            assert_eq!(
+                ask(other).unwrap_err().exit_code(),
+                ExitCode::Busy,
+                "{other}"
+            );
+        }
+        let error = ask("nodev").unwrap_err().to_string();
+        let expected = "/mnt: the image is mounted there as ext4 (ro,nosuid,relatime), and not as \
+                        ext4 (ro,nodev): ";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

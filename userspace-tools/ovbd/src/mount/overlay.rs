@@ -9,9 +9,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_fd, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -20,10 +23,16 @@ use rustix::mount::{
 
 use super::{covered, is_unknown, table, Error};
 use crate::module;
+use crate::output::shown;
 
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 const FS_TYPE: &str = "overlay";
+
+/// How often to try if the folder for changes is in use, and how long to wait in between: the
+/// kernel writes a line to its log each time.
+const ATTEMPTS: u32 = 10;
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where changes go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,22 +54,28 @@ pub(super) fn on_top<'a>(
         .find(|mount| mount.fs_type == FS_TYPE && is_on_top(mount))
 }
 
-/// Puts an overlay on top of the mount of device `dev` on `target`; false if there is one. `source`
-/// is what the list of mounts shows for it, `flags` are those of the image's mount.
+/// Puts an overlay on top of the mount of device `dev` on `target`, unless it is there, or none is
+/// wanted. `source` is what the list of mounts shows for it, `flags` are those of the image's mount.
+///
+/// # Errors
+/// [`Error::Otherwise`] if there is one that is not wanted, or has its changes elsewhere.
 pub fn mount(
     dev: u64,
     target: &Path,
-    upper: &Upper,
+    upper: Option<&Upper>,
     source: &str,
     flags: MountFlags,
-) -> Result<bool, Error> {
+) -> Result<(), Error> {
     let mounts = super::all()?;
     let image = mounts
         .iter()
         .rfind(|mount| mount.dev == dev && mount.target == target);
-    if image.is_some_and(|image| on_top(&mounts, image).is_some()) {
-        return Ok(false);
-    }
+    let there = image.and_then(|image| on_top(&mounts, image));
+    let upper = match (there, upper) {
+        (Some(there), wanted) => return compare(there, wanted),
+        (None, None) => return Ok(()),
+        (None, Some(upper)) => upper,
+    };
     let failed = |action| {
         move |source| Error::Overlay {
             target: target.to_owned(),
@@ -73,19 +88,59 @@ pub fn mount(
     if image.is_none_or(|image| image.id != seen) {
         return Err(covered(&mounts, target, seen));
     }
-    let folder = match upper {
-        Upper::Memory => memory().map_err(failed("make a file system in memory"))?,
+    let put = failed("put a writable overlay on the image");
+    let overlay = match upper {
+        Upper::Memory => {
+            let memory = memory().map_err(failed("make a file system in memory"))?;
+            compose(&lower, &memory, source, flags, false).map_err(put)?
+        }
         Upper::Folder(folder) => {
             fs::create_dir_all(folder).map_err(failed("make the folder for changes"))?;
-            File::open(folder)
-                .map_err(failed("open the folder for changes"))?
-                .into()
+            let opened = File::open(folder).map_err(failed("open the folder for changes"))?;
+            let overlay = alone(|| compose(&lower, &opened, source, flags, true));
+            overlay.map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::BUSY) => Error::UpperInUse(folder.clone()),
+                Some(Errno::STALE) => Error::UpperOfAnother(folder.clone()),
+                _ => put(error),
+            })?
         }
     };
-    let overlay = compose(&lower, &folder, source, flags);
-    let overlay = overlay.map_err(failed("put a writable overlay on the image"))?;
-    attach(&overlay, &lower).map_err(failed("mount the overlay"))?;
-    Ok(true)
+    attach(&overlay, &lower).map_err(failed("mount the overlay"))
+}
+
+/// Whether changes go where they should. A file system that is mounted nowhere shows as a root: its
+/// folders are not to be confused with those of a folder that has a path.
+fn compare(there: &table::Mount, wanted: Option<&Upper>) -> Result<(), Error> {
+    let upper = there.fs_path("upperdir").unwrap_or_default();
+    let in_memory = upper == Path::new("/").join(UPPER);
+    let same = match wanted {
+        None => false,
+        Some(Upper::Memory) => in_memory,
+        Some(Upper::Folder(folder)) => !in_memory && is_same(&folder.join(UPPER), &upper),
+    };
+    if same {
+        return Ok(());
+    }
+    let wanted = match wanted {
+        None => "read-only".to_owned(),
+        Some(Upper::Memory) => "with changes to memory".to_owned(),
+        Some(Upper::Folder(folder)) => format!("with changes to {}", folder.display()),
+    };
+    let parent = upper.parent().unwrap_or(&upper).display().to_string();
+    Err(Error::Otherwise {
+        target: there.target.clone(),
+        found: match in_memory {
+            true => "with changes to memory".to_owned(),
+            false => format!("with changes to {}", shown::text(&parent)),
+        },
+        wanted,
+    })
+}
+
+/// Whether both paths lead to the same folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// A file system in memory that is mounted nowhere.
@@ -100,9 +155,34 @@ fn detached(context: &OwnedFd, flags: MountAttrFlags) -> io::Result<OwnedFd> {
     Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, flags)?)
 }
 
-fn compose(lower: &File, folder: &OwnedFd, source: &str, flags: MountFlags) -> io::Result<OwnedFd> {
-    let upper = subfolder(folder, UPPER, Mode::from_raw_mode(0o755))?;
-    let work = subfolder(folder, WORK, Mode::RWXU)?;
+/// Tries again while changes go to the same place from elsewhere: the kernel lets go of what was
+/// unmounted, or whose namespace ended, a moment later.
+fn alone(compose: impl Fn() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    for _ in 1..ATTEMPTS {
+        match compose() {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
+                thread::sleep(INTERVAL);
+            }
+            done => return done,
+        }
+    }
+    compose()
+}
+
+/// An overlay on `lower` with its changes in `folder`. If that is `kept`, there can have been other
+/// overlays on it before, or there are: EBUSY. ESTALE: it has changes to something else.
+fn compose(
+    lower: &File,
+    folder: &impl AsFd,
+    source: &str,
+    flags: MountFlags,
+    kept: bool,
+) -> io::Result<OwnedFd> {
+    let (upper, made) = subfolder(folder, UPPER)?;
+    if made {
+        take_after(&upper, lower)?;
+    }
+    let (work, _) = subfolder(folder, WORK)?;
     let open = || fsopen(FS_TYPE, FsOpenFlags::FSOPEN_CLOEXEC);
     let context = module::needing(FS_TYPE, is_unknown, open)?;
     fsconfig_set_string(&context, "source", source)?;
@@ -110,16 +190,32 @@ fn compose(lower: &File, folder: &OwnedFd, source: &str, flags: MountFlags) -> i
     fsconfig_set_fd(&context, "lowerdir+", lower)?;
     fsconfig_set_fd(&context, "upperdir", &upper)?;
     fsconfig_set_fd(&context, "workdir", &work)?;
+    if kept {
+        // Without it, the kernel only warns of what else writes there. It looks at that before it
+        // finds out that a file system has no file handles to make an index of, and does without.
+        fsconfig_set_string(&context, "index", "on")?;
+    }
     detached(&context, attributes(flags))
 }
 
-fn subfolder(folder: &OwnedFd, name: &str, mode: Mode) -> rustix::io::Result<OwnedFd> {
-    match rustix::fs::mkdirat(folder, name, mode) {
-        Err(error) if error != Errno::EXIST => return Err(error),
-        _ => {}
-    }
+/// Opens a folder in `folder`, and makes it first if it is not there: whether it did. Nobody else can
+/// enter it then.
+fn subfolder(folder: &impl AsFd, name: &str) -> rustix::io::Result<(OwnedFd, bool)> {
+    let made = match rustix::fs::mkdirat(folder, name, Mode::RWXU) {
+        Err(Errno::EXIST) => false,
+        other => other.map(|()| true)?,
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
+    let opened = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+    Ok((opened, made))
+}
+
+/// Gives `upper` owner and mode of `lower`: it becomes the root that is seen.
+fn take_after(upper: &OwnedFd, lower: &File) -> rustix::io::Result<()> {
+    let root = rustix::fs::fstat(lower)?;
+    let (user, group) = (Uid::from_raw(root.st_uid), Gid::from_raw(root.st_gid));
+    rustix::fs::fchown(upper, Some(user), Some(group))?;
+    rustix::fs::fchmod(upper, Mode::from_raw_mode(root.st_mode))
 }
 
 fn attach(overlay: &OwnedFd, target: &File) -> io::Result<()> {
@@ -148,6 +244,7 @@ fn attributes(flags: MountFlags) -> MountAttrFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ExitCode;
 
     #[test]
     fn an_overlay_is_recognised_by_what_it_stands_on() {
@@ -156,8 +253,10 @@ mod tests {
             parent,
             dev: 0,
             target: target.into(),
+            options: "ro".into(),
             source: PathBuf::new(),
             fs_type: fs_type.into(),
+            fs_options: "rw".into(),
         };
         let mounts = [
             mount(1, 0, "ext4", "/"),
@@ -168,6 +267,42 @@ mod tests {
         assert_eq!(on_top(&mounts, &mounts[1]), Some(&mounts[3]));
         assert_eq!(on_top(&mounts, &mounts[0]), None);
         assert_eq!(on_top(&mounts[..3], &mounts[1]), None);
+    }
+
+    #[test]
+    fn changes_go_where_they_went() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(UPPER);
+        fs::create_dir(&path).unwrap();
+        let on = |upper: &Path| table::Mount {
+            id: 4,
+            parent: 2,
+            dev: 0,
+            target: "/mnt".into(),
+            options: "rw".into(),
+            source: PathBuf::new(),
+            fs_type: FS_TYPE.into(),
+            fs_options: format!("rw,upperdir={}", upper.display()),
+        };
+        let (kept, lost) = (on(&path), on(Path::new("/upper")));
+        let here = Upper::Folder(folder.path().join("."));
+        let elsewhere = Upper::Folder("/nowhere/at/all".into());
+        compare(&kept, Some(&here)).unwrap();
+        compare(&lost, Some(&Upper::Memory)).unwrap();
+        for (there, wanted) in [
+            (&kept, None),
+            (&kept, Some(&Upper::Memory)),
+            (&kept, Some(&elsewhere)),
+            (&lost, None),
+            (&lost, Some(&here)),
+        ] {
+            let refused = compare(there, wanted).unwrap_err();
+            assert_eq!(refused.exit_code(), ExitCode::Busy, "{wanted:?}");
+        }
+        let error = compare(&lost, Some(&elsewhere)).unwrap_err().to_string();
+        let expected = "/mnt: the image is mounted there with changes to memory, and not with \
+                        changes to /nowhere/at/all: ";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

@@ -21,10 +21,41 @@ pub struct Mount {
     pub dev: u64,
     /// Where it is mounted.
     pub target: PathBuf,
+    /// The options of the mount: `ro,nosuid`.
+    pub options: String,
     /// What was mounted: the path of a device, as it was given.
     pub source: PathBuf,
     /// The file system's type.
     pub fs_type: String,
+    /// The options of the file system: `rw,noload,upperdir=/a\\040b`.
+    pub fs_options: String,
+}
+
+impl Mount {
+    /// Whether `other` is this mount, whatever its options are by now.
+    pub fn is(&self, other: &Self) -> bool {
+        self.id == other.id && self.dev == other.dev && self.target == other.target
+    }
+
+    /// All options, those of the file system behind those of the mount.
+    pub fn all_options(&self) -> String {
+        let words =
+            |options: &str| -> Vec<String> { options.split(',').map(str::to_owned).collect() };
+        let mut all = words(&self.options);
+        let more = words(&self.fs_options).into_iter();
+        let more: Vec<_> = more
+            .filter(|word| word != "rw" && !all.contains(word))
+            .collect();
+        all.extend(more);
+        all.join(",")
+    }
+
+    /// The path that an option of the file system has.
+    pub fn fs_path(&self, option: &str) -> Option<PathBuf> {
+        let mut options = self.fs_options.split(',');
+        let path = options.find_map(|word| word.strip_prefix(option)?.strip_prefix('='))?;
+        Some(unescape(path.as_bytes()))
+    }
 }
 
 /// The mounts that a process sees, in the order in which they were made.
@@ -64,15 +95,18 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut text = || std::str::from_utf8(words.next()?).ok();
     let (id, parent) = (text()?.parse().ok()?, text()?.parse().ok()?);
     let (major, minor) = text()?.split_once(':')?;
-    let target = words.nth(1)?;
+    let (target, options) = (words.nth(1)?, words.next()?);
     let mut rest = words.skip_while(|word| *word != b"-").skip(1);
+    let lossy = |word| String::from_utf8_lossy(word).into_owned();
     Some(Mount {
         id,
         parent,
         dev: rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?),
         target: unescape(target),
-        fs_type: String::from_utf8_lossy(rest.next()?).into_owned(),
+        options: lossy(options),
+        fs_type: lossy(rest.next()?),
         source: unescape(rest.next()?),
+        fs_options: lossy(rest.next()?),
     })
 }
 
@@ -110,6 +144,16 @@ mod tests {
         assert_eq!(mount.target, Path::new(r"/mnt/a b\c"));
         assert_eq!(mount.source, Path::new("/dev/mapper/web"));
         assert_eq!(mount.fs_type, "ext4");
+        assert_eq!(mount.options, "ro,relatime");
+        assert_eq!(mount.all_options(), "ro,relatime,noload");
+    }
+
+    #[test]
+    fn the_folder_of_changes_is_an_option() {
+        let line = br"36 25 0:7 / /mnt rw - overlay /dev/x rw,lowerdir+=/mnt,upperdir=/a\040b\054c,index=on";
+        let mount = parse(line).unwrap();
+        assert_eq!(mount.fs_path("upperdir"), Some("/a b,c".into()));
+        assert_eq!(mount.fs_path("workdir"), None);
     }
 
     #[test]

@@ -100,6 +100,10 @@ pub fn run(
         watch,
     )?;
     if report.already {
+        if report.kept {
+            // Somebody else's, who wants it to go.
+            go_with_mount(&job.name)?;
+        }
         let name = job.name.to_string();
         let owner = "an image that is set up already: use another name";
         return Err(UpError::NameTaken { name, owner }.into());

@@ -9,14 +9,15 @@ use std::thread;
 
 use rustix::io::Errno;
 
+use super::image::name_taken;
 use super::{LayerReport, UpError};
 use crate::dm::udev::Udev;
-use crate::dm::{self, node, DevNo, Dm, Id, Info, Name, Target};
+use crate::dm::{self, node, DevNo, Dm, Id, Info, Target};
 use crate::identity::{Identity, Role};
 use crate::loopdev::{node_path, LoopDevice, Loops};
-use crate::plan::{Form, Layer};
+use crate::plan::{Form, Layer, Seal};
 use crate::step::{Step, Watch};
-use crate::{sys, table, Error, Result};
+use crate::{busy, sys, table, verity, Error, Result};
 
 /// How often another process may change what we are looking at.
 const ATTEMPTS: u32 = 100;
@@ -47,9 +48,9 @@ pub(super) struct Lower {
 }
 
 /// What came of one attempt: something, or another process was faster and it has to be tried again.
-type Attempt<T> = Result<Option<T>>;
+pub(super) type Attempt<T> = Result<Option<T>>;
 
-fn attempts<T>(name: &str, mut attempt: impl FnMut() -> Attempt<T>) -> Result<T> {
+pub(super) fn attempts<T>(name: &str, mut attempt: impl FnMut() -> Attempt<T>) -> Result<T> {
     for _ in 0..ATTEMPTS {
         if let Some(value) = attempt()? {
             return Ok(value);
@@ -94,6 +95,9 @@ impl<'a> Builder<'a> {
 
     /// Makes the device that lsmt reads for `layer`.
     pub(super) fn layer(&mut self, layer: &Layer) -> Result<LayerReport> {
+        if let Some(seal) = &layer.seal {
+            self.refuse_corrupted(layer, seal)?;
+        }
         let lower = match layer.form {
             Form::Lsmt => self.readable(layer)?,
             Form::Zfile {
@@ -118,6 +122,26 @@ impl<'a> Builder<'a> {
             shared: lower.shared,
             direct_io: lower.direct_io,
         })
+    }
+
+    /// An error if there is a device for this seal that has found something else than was sealed: it
+    /// and what stands on it are not shared on.
+    fn refuse_corrupted(&self, layer: &Layer, seal: &Seal) -> Result<()> {
+        let uuid = seal.identity().uuid(Role::Verity);
+        let Some(info) = self.dm.info(Id::Uuid(&uuid))? else {
+            return Ok(());
+        };
+        let status = still_there(self.dm.status(Id::Uuid(&uuid)))?.unwrap_or_default();
+        if !status.iter().any(|line| verity::is_corrupted(&line.params)) {
+            return Ok(());
+        }
+        let images = images_on(self.dm, info.dev)?;
+        Err(UpError::Corrupted {
+            path: layer.path.clone(),
+            device: info.name,
+            images: images.into_iter().collect::<Vec<_>>().join(", "),
+        }
+        .into())
     }
 
     /// A block device on which what `layer` says can be read: if it is sealed, only what is vouched for.
@@ -195,7 +219,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn find_or_create(&self, name: &str, uuid: &str) -> Attempt<Info> {
+    pub(super) fn find_or_create(&self, name: &str, uuid: &str) -> Attempt<Info> {
         if let Some(info) = self.dm.info(Id::Uuid(uuid))? {
             return Ok(Some(info));
         }
@@ -236,7 +260,7 @@ impl<'a> Builder<'a> {
 
     // By UUID: the number may be another device's by now.
 
-    fn load(&self, info: &Info, table: &[Target]) -> Result<(), dm::Error> {
+    pub(super) fn load(&self, info: &Info, table: &[Target]) -> Result<(), dm::Error> {
         self.dm.load(Id::Uuid(&info.uuid), table)?;
         (self.watch)(Step::Loaded(info.name.clone()));
         Ok(())
@@ -246,7 +270,7 @@ impl<'a> Builder<'a> {
     ///
     /// A resume suspends, exchanges tables and resumes, and is not atomic: of two processes that do
     /// it to a new device at once, one may fail or find nothing to do while the other is at it.
-    fn go_live(&self, info: &Info) -> Result<Info, dm::Error> {
+    pub(super) fn go_live(&self, info: &Info) -> Result<Info, dm::Error> {
         let id = Id::Uuid(&info.uuid);
         let mut attempts = 0..ATTEMPTS;
         loop {
@@ -266,43 +290,10 @@ impl<'a> Builder<'a> {
             thread::yield_now();
         }
     }
-
-    /// The image's device, if it is there and live. An error if the name is taken.
-    pub(super) fn live_image(&self, name: &Name, uuid: &str) -> Attempt<Info> {
-        match self.dm.info(Id::Name(name.as_str()))? {
-            Some(other) if other.uuid != uuid => Err(name_taken(&other)),
-            found => Ok(found.filter(|info| info.live)),
-        }
-    }
-
-    /// Makes the image's device; returns it, and whether another process has just done that.
-    pub(super) fn image(&self, name: &Name, uuid: &str, table: Target) -> Result<(Info, bool)> {
-        let table = [table];
-        attempts(name.as_str(), || {
-            if let Some(info) = self.live_image(name, uuid)? {
-                return Ok(Some((info, true)));
-            }
-            let Some(info) = self.find_or_create(name.as_str(), uuid)? else {
-                return Ok(None);
-            };
-            if info.name != name.as_str() {
-                return Err(UpError::Renamed(name.to_string(), info.name).into());
-            }
-            match self.load(&info, &table).and_then(|()| self.go_live(&info)) {
-                Ok(info) => Ok(Some((info, false))),
-                Err(error) => {
-                    // Without a table it is of no use to anybody. The error that counts is the one
-                    // before.
-                    let _ = self.dm.remove(Id::Uuid(uuid), self.udev);
-                    still_there(Err(error)).map_err(Error::from)
-                }
-            }
-        })
-    }
 }
 
 /// Nothing if the device was removed under our hands.
-fn still_there<T>(result: Result<T, dm::Error>) -> Result<Option<T>, dm::Error> {
+pub(super) fn still_there<T>(result: Result<T, dm::Error>) -> Result<Option<T>, dm::Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.errno() == Some(Errno::NXIO) => Ok(None),
@@ -310,26 +301,27 @@ fn still_there<T>(result: Result<T, dm::Error>) -> Result<Option<T>, dm::Error> 
     }
 }
 
+/// The names of the images that stand on `dev`.
+fn images_on(dm: &Dm, dev: u64) -> Result<BTreeSet<String>> {
+    let mut images = BTreeSet::new();
+    let mut above = busy::holders(dev);
+    while let Some(name) = above.pop() {
+        let Some(info) = dm.info(Id::Name(&name))? else {
+            continue;
+        };
+        if Role::of_uuid(&info.uuid) == Some(Role::Image) {
+            images.insert(name);
+        } else {
+            above.extend(busy::holders(info.dev));
+        }
+    }
+    Ok(images)
+}
+
 fn refused(layer: &Layer, source: dm::Error) -> Error {
     UpError::Layer {
         path: layer.path.clone(),
         source,
-    }
-    .into()
-}
-
-fn name_taken(other: &Info) -> Error {
-    let owner = match Role::of_uuid(&other.uuid) {
-        Some(Role::Image) => {
-            "an image of other layers or settings: `ovbd down` it first, or use \
-                              another name"
-        }
-        Some(_) => "a layer: use another name",
-        None => "a device that is not ovbd's: use another name",
-    };
-    UpError::NameTaken {
-        name: other.name.clone(),
-        owner,
     }
     .into()
 }

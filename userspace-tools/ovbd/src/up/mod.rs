@@ -24,10 +24,11 @@
 //! is about to load the same table as we do; loading it twice does no harm.
 
 mod builder;
+mod image;
+mod mounting;
 mod storage;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::PathBuf;
 
 use overlaybd_format::SECTOR;
@@ -35,7 +36,7 @@ use serde::Serialize;
 
 use crate::config::{write_result, ImageConfig};
 use crate::dm::udev::Udev;
-use crate::dm::{node, DevNo, Dm, Id, Info, Name};
+use crate::dm::{node, DevNo, Dm, Id, Name};
 use crate::down;
 use crate::error::ExitCode;
 use crate::lock::HostLock;
@@ -43,10 +44,12 @@ use crate::mount::{self, overlay::Upper};
 use crate::output::paths;
 use crate::plan::{Plan, Settings};
 use crate::resolve::{Input, Sources};
-use crate::step::{Step, Watch};
+use crate::step::Watch;
 use crate::verity::RootHash;
 use crate::{table, Error, Result};
 use builder::Builder;
+use image::{Found, Image};
+use mounting::mount_image;
 
 /// Why an image cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,31 @@ pub enum UpError {
         /// Its words.
         source: crate::dm::Error,
     },
+    /// What others use of a sealed layer is not what was sealed.
+    #[error(
+        "{path}: {device}, which is set up for it, has read something else than was sealed: \
+         `ovbd down` what uses it ({images}) and see to the file and its tree, then try again",
+        path = path.display()
+    )]
+    Corrupted {
+        /// The layer's file.
+        path: PathBuf,
+        /// The device that checks it.
+        device: String,
+        /// The images on it.
+        images: String,
+    },
+    /// The image was taken down, and is still in use.
+    #[error(
+        "{name}: was taken down with --force and is leaving: all of its reads fail, and it goes with its \
+         last user ({users}); end that, or use another name"
+    )]
+    Leaving {
+        /// The image's name.
+        name: String,
+        /// By whom.
+        users: String,
+    },
     /// Somebody gave the image's device another name.
     #[error("{0}: the image is set up, and was renamed to {1}: `ovbd down {1}` removes it")]
     Renamed(String, String),
@@ -80,7 +108,11 @@ impl UpError {
     /// The exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NameTaken { .. } | Self::Renamed(..) | Self::Contended(_) => ExitCode::Busy,
+            Self::NameTaken { .. }
+            | Self::Leaving { .. }
+            | Self::Renamed(..)
+            | Self::Contended(_) => ExitCode::Busy,
+            Self::Corrupted { .. } => ExitCode::Invalid,
             Self::Layer { source, .. } => source.exit_code(),
         }
     }
@@ -111,6 +143,8 @@ pub struct Report {
     pub bytes: u64,
     /// It was set up before.
     pub already: bool,
+    /// It was to be removed with its last user, and is not any more.
+    pub kept: bool,
     /// Its layers, bottom first; empty if it was set up before.
     pub layers: Vec<LayerReport>,
     /// How it is mounted.
@@ -163,7 +197,9 @@ pub fn configured(
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
-    let mut result = sources.resolve(input).and_then(|resolved| {
+    // Before anything is fetched.
+    let resolved = check(mount_at).and_then(|()| sources.resolve(input));
+    let mut result = resolved.and_then(|resolved| {
         let plan = Plan::new(&resolved.config, settings)?;
         up(&plan, name, mount_at, watch)
     });
@@ -185,13 +221,14 @@ pub fn configured(
 /// name already, it stays as it is. `watch` learns of every step.
 ///
 /// # Errors
-/// What this call made goes away again.
+/// What this call made goes away again, unless others use it by then.
 pub fn up(
     plan: &Plan,
     name: &Name,
     mount_at: Option<&MountAt>,
     watch: Watch<'_>,
 ) -> Result<Report> {
+    check(mount_at)?;
     let dm = Dm::open()?;
     for target in plan.targets() {
         dm.require_target(target)?;
@@ -204,15 +241,30 @@ pub fn up(
     }
     let mut report = composed?;
     if let Some(at) = mount_at {
-        if let Err(error) = mount_image(&mut report, at, watch) {
+        let uuid = plan.uuid(name);
+        if let Err(error) = mount_image(&dm, &uuid, &mut report, at, watch) {
+            // The error that counts is the mount's.
             if !report.already {
-                // The error that counts is the mount's.
-                let _ = down::down(name, down::Options::default(), watch);
+                let _ = down::withdraw(&dm, &uuid, watch);
+            } else if report.kept {
+                leave(&dm, &uuid);
             }
             return Err(error);
         }
     }
     Ok(report)
+}
+
+/// Whether an image can be mounted as `mount_at` says, as far as that is known before there is one.
+fn check(mount_at: Option<&MountAt>) -> Result<()> {
+    mount_at.map_or(Ok(()), |at| Ok(mount::check(&at.target, &at.options)?))
+}
+
+/// Has the kernel remove the image with its last user. If that fails, it is one that stays.
+pub(crate) fn leave(dm: &Dm, uuid: &str) {
+    let udev = Udev::begin();
+    let _ = dm.remove_deferred(Id::Uuid(uuid), &udev);
+    udev.settle();
 }
 
 /// Sets everything up but the mount. The loop devices in use for it are added to `loops`.
@@ -231,20 +283,24 @@ fn compose(
     // Not before something stands on what it holds, or nothing ever will.
     drop(builder);
     let settled = udev.settle();
-    let Built {
-        info,
-        already,
-        layers,
-    } = built?;
+    let Built { image, layers } = built?;
 
     let mut notes = plan.notes.clone();
     notes.extend(settled.note("handle the new devices"));
+    let (already, kept) = match &image {
+        Image::Made(_) => (false, false),
+        Image::Found(found) => (true, found.kept),
+    };
+    let (Image::Made(info) | Image::Found(Found { info, .. })) = image;
+    if kept {
+        notes.push(format!(
+            "{name} was to go with its last user, and stays now"
+        ));
+    }
     let device = node::ensure(name.as_str(), info.dev).map_err(|e| {
-        if !already {
+        if !already || kept {
             // Nobody could use it. The error that counts is the node's.
-            let udev = Udev::begin();
-            let _ = dm.remove_deferred(Id::Uuid(&info.uuid), &udev);
-            udev.settle();
+            leave(dm, &info.uuid);
         }
         Error::io("make", node::mapper_path(name.as_str()), e)
     })?;
@@ -254,6 +310,7 @@ fn compose(
         number: DevNo(info.dev).to_string(),
         bytes: plan.sectors.saturating_mul(SECTOR),
         already,
+        kept,
         layers,
         mount: None,
         notes,
@@ -261,17 +318,15 @@ fn compose(
 }
 
 struct Built {
-    info: Info,
-    already: bool,
+    image: Image,
     layers: Vec<LayerReport>,
 }
 
 fn build(builder: &mut Builder<'_>, plan: &Plan, name: &Name) -> Result<Built> {
     let uuid = plan.uuid(name);
-    if let Some(info) = builder.live_image(name, &uuid)? {
+    if let Some(found) = builder.live_image(name, &uuid)? {
         return Ok(Built {
-            info,
-            already: true,
+            image: Image::Found(found),
             layers: Vec::new(),
         });
     }
@@ -281,41 +336,6 @@ fn build(builder: &mut Builder<'_>, plan: &Plan, name: &Name) -> Result<Built> {
     }
     let devices: Vec<String> = layers.iter().map(|layer| layer.number.clone()).collect();
     let table = table::lsmt(plan, &devices);
-    let (info, already) = builder.image(name, &uuid, table)?;
-    Ok(Built {
-        info,
-        already,
-        layers,
-    })
-}
-
-fn mount_image(report: &mut Report, at: &MountAt, watch: Watch<'_>) -> Result<()> {
-    let device = &report.device;
-    let open = |e| Error::io("open", device, e);
-    let file = File::open(device).map_err(open)?;
-    let dev = rustix::fs::fstat(&file)
-        .map_err(|e| open(e.into()))?
-        .st_rdev;
-    let mounted = mount::mount(device, &file, dev, &at.target, &at.options)?;
-    if !mounted.already {
-        watch(Step::Mounted(at.target.clone()));
-    }
-    report.notes.extend(mounted.note);
-    if let Some(upper) = &at.upper {
-        let source = device.display().to_string();
-        let overlay = mount::overlay::mount(dev, &mounted.target, upper, &source, mounted.flags);
-        if overlay.is_err() && !mounted.already {
-            // The error that counts is the overlay's.
-            let _ = mount::unmount_from(dev, &mounted.target);
-        }
-        overlay?;
-    }
-    report.mount = Some(MountReport {
-        target: at.target.clone(),
-        fs_type: mounted.fs_type,
-        options: mounted.options,
-        writable: at.upper.is_some(),
-        already: mounted.already,
-    });
-    Ok(())
+    let image = builder.image(name, &uuid, table)?;
+    Ok(Built { image, layers })
 }

@@ -36,6 +36,11 @@ use crate::output::shown;
 /// What the name of a tree ends in: it lies beside the blob, whose name comes before that.
 const SUFFIX: &str = ".verity";
 
+/// Whether a status of the target says that a read has failed the check.
+pub(crate) fn is_corrupted(status: &str) -> bool {
+    status.split_whitespace().next() == Some("C")
+}
+
 /// The hash that vouches for all of a blob: 64 hexadecimal digits, as `veritysetup` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RootHash([u8; 32]);

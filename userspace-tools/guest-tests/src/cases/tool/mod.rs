@@ -7,6 +7,8 @@
 
 mod basics;
 mod crash;
+mod leaving;
+mod mounts;
 mod parallel;
 mod registry;
 mod run;
@@ -40,6 +42,8 @@ pub fn cases() -> Vec<Case> {
         basics::cases(),
         storage::cases(),
         crash::cases(),
+        mounts::cases(),
+        leaving::cases(),
         udev::cases(),
         parallel::cases(),
         store::cases(),

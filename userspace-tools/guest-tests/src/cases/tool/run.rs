@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case::new("tool.run.command", command),
         Case::new("tool.run.writable", writable),
+        Case::new("tool.run.one_folder", one_folder),
         Case::new("tool.run.surroundings", surroundings),
         Case::new("tool.run.links", links),
         Case::new("tool.run.result_file", result_file),
@@ -140,6 +141,28 @@ fn writable(ctx: &mut Ctx) -> Result<()> {
     nothing_is_left()
 }
 
+/// Two commands do not change one folder at once.
+fn one_folder(ctx: &mut Ctx) -> Result<()> {
+    let layer = layer(ctx)?;
+    let folder = format!("--writable={}", ctx.tmp()?.join("changes").display());
+    let script = ["sh", "-c", "echo; echo new >/tmp/change; sleep 1000"];
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut first = Running::new(start(&[&folder], &layer, &script)?)?;
+        let refused = run(&[&folder], &layer, &["true"])?;
+        ensure!(refused.status.code() == Some(EXIT_FAILED), "{refused:?}");
+        let reason = String::from_utf8_lossy(&refused.stderr);
+        ensure!(reason.contains("changes: is in use by another"), "{reason}");
+        first.signal(signal)?;
+        first.0.wait()?;
+        // At once, though the kernel may not have let go of it yet.
+        let change = said(&[&folder], &layer, &["cat", "/tmp/change"])?;
+        ensure!(change == "new\n", "{change}");
+    }
+    quiescence()?;
+    no_links()?;
+    nothing_is_left()
+}
+
 /// It is the first command of its world, which has what a program expects, and nothing of the
 /// host's.
 fn surroundings(ctx: &mut Ctx) -> Result<()> {
@@ -249,11 +272,16 @@ fn killed(ctx: &mut Ctx) -> Result<()> {
     let status = running.0.wait()?;
     ensure!(status.signal() == Some(9), "{status}");
     quiescence()?;
-    // Without udev nobody removes the link.
+    no_links()?;
+    nothing_is_left()
+}
+
+/// Without udev nobody removes the links of what the kernel removes by itself.
+fn no_links() -> Result<()> {
     let links = fs::read_dir("/dev/mapper")?.flatten();
     for link in links.filter(|link| link.file_name() != "control") {
         ensure!(!link.path().exists(), "{:?} leads somewhere", link.path());
         fs::remove_file(link.path())?;
     }
-    nothing_is_left()
+    Ok(())
 }

@@ -62,6 +62,7 @@ pub fn cases() -> Vec<Case> {
             flipped(ctx, "lsmt/stack*.lsmt")
         }),
         Case::new("tool.verity.flipped.tree", flipped_tree),
+        Case::new("tool.verity.flipped.not_shared", not_shared),
         Case::new("tool.verity.kernel_refuses", kernel_refuses),
         Case::new("tool.verity.concise_table", concise_table),
         Case::new("tool.verity.merged", merged),
@@ -565,6 +566,37 @@ fn flipped_tree(ctx: &mut Ctx) -> Result<()> {
     ensure!(verity_device(root)?.corrupted);
     take_down("web")?;
     drop(flipped);
+    nothing_is_left()
+}
+
+/// A device that has met a flipped bit is not shared any further, and the one zfile on it neither.
+fn not_shared(ctx: &mut Ctx) -> Result<()> {
+    let dir = ctx.tmp()?;
+    let sealed = Sealed::new(Image::golden(ctx, "ext4/layer*.lz4.zfile", &dir)?)?;
+    let bottom = &sealed.image.layers[0];
+    let places = places(&inspect(bottom)?, ctx.rng())?;
+    let data = places.iter().find(|(_, what)| *what == What::Data);
+    let (at, _) = *data.context("no data")?;
+    let flipped = Flipped::new(bottom, at)?;
+    sealed.up("web")?;
+    // Nobody has read it yet.
+    sealed.up("other")?;
+    expect_eio(&verity_device(sealed.trees[0].root_hash)?.path, at)?;
+    let error = sealed
+        .up("third")
+        .err()
+        .context("it is shared")?
+        .to_string();
+    ensure!(
+        error.contains("(other, web)") && error.contains("ovbd-v-"),
+        "{error}"
+    );
+    drop(flipped);
+    take_down("web")?;
+    take_down("other")?;
+    let report = sealed.up("third")?;
+    read::check_once(&report.device, sealed.image.content.clone())?;
+    take_down("third")?;
     nothing_is_left()
 }
 
