@@ -167,6 +167,12 @@ impl Dm {
         self.resume_with(id.into(), 0, udev)
     }
 
+    /// Makes the table of a new device live. Another process may just have done so with the same one,
+    /// and be mounting it: there is nothing to freeze for that, and what is frozen cannot be mounted.
+    pub fn make_live<'a>(&self, id: impl Into<Id<'a>>, udev: &Udev) -> Result<Info> {
+        self.resume_with(id.into(), flags::SKIP_LOCKFS, udev)
+    }
+
     fn resume_with(&self, id: Id<'_>, flags: u32, udev: &Udev) -> Result<Info> {
         let answer = udev.tell(|event_nr| {
             let request = id.request().event_nr(event_nr).flags(flags);

@@ -274,7 +274,7 @@ impl<'a> Builder<'a> {
         let id = Id::Uuid(&info.uuid);
         let mut attempts = 0..ATTEMPTS;
         loop {
-            let result = self.dm.resume(id, self.udev);
+            let result = self.dm.make_live(id, self.udev);
             let now = self.dm.info(id)?.filter(|now| now.live);
             if let Some(now) = now {
                 (self.watch)(Step::Live(now.name.clone()));

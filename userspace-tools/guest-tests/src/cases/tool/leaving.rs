@@ -95,6 +95,7 @@ fn not_mounted(ctx: &mut Ctx) -> Result<()> {
     ensure!(info("web")?.deferred_remove, "it stays");
     drop(user);
     ensure!(run(&["down", "web"])?.status.success());
+    quiescence()?;
     nothing_is_left()
 }
 

@@ -119,7 +119,7 @@ fn one_overlay_a_folder(ctx: &mut Ctx) -> Result<()> {
     let writable = places.writable("changes");
     let (mnt, in_use) = (places.folder("mnt")?, "changes: is in use by another");
     done(&places.up("web", "mnt", &[&writable])?)?;
-    let user = File::create(mnt.join("new"))?;
+    let user = File::create(mnt.join("a change"))?;
     busy(&places.up("other", "other", &[&writable])?, in_use)?;
     ensure!(!is_there("other")?, "it is there");
 
@@ -128,7 +128,7 @@ fn one_overlay_a_folder(ctx: &mut Ctx) -> Result<()> {
     drop(user);
     quiescence()?;
     done(&places.up("web", "mnt", &[&writable])?)?;
-    ensure!(mnt.join("new").exists(), "changes are lost");
+    ensure!(mnt.join("a change").exists(), "changes are lost");
     // Elsewhere there is place.
     done(&places.up("other", "other", &[&places.writable("others")])?)?;
     take_down("other")?;
