@@ -4,7 +4,7 @@
 //! is what they say about it: both check every bound themselves, and the length
 //! of their output is checked by the caller.
 
-use super::segments::Span;
+use super::{platform::quietly, segments::Span};
 use crate::bindings;
 use core::ptr::NonNull;
 use kernel::{alloc::AllocError, ffi::c_int, prelude::*};
@@ -53,7 +53,7 @@ impl Zstd {
     pub(crate) fn new() -> Result<Self, AllocError> {
         // SAFETY: It only computes a number of bytes.
         let bytes = unsafe { bindings::zstd_dctx_workspace_bound() };
-        let mut workspace = KVVec::<u64>::zeroed(bytes.div_ceil(size_of::<u64>()), GFP_KERNEL)?;
+        let mut workspace = KVVec::<u64>::zeroed(bytes.div_ceil(size_of::<u64>()), quietly())?;
         // SAFETY: The workspace is aligned to 8 bytes, and as long as it says. It is kept
         // as long as the context, and its memory stays in place when the vector moves.
         let context = unsafe {

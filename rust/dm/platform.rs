@@ -19,7 +19,7 @@ use kernel::{
 };
 
 /// How constructors allocate: they say themselves what they could not have.
-fn quietly() -> Flags {
+pub(crate) fn quietly() -> Flags {
     GFP_KERNEL | __GFP_NOWARN
 }
 

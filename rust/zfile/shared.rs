@@ -5,6 +5,7 @@
 use super::cache::Cache;
 use crate::dm::{
     codec::{self, Zstd},
+    platform::quietly,
     segments::Span,
     shrinker::Shrinker,
     work::{self, WorkQueue},
@@ -113,7 +114,7 @@ impl Shared {
         let wanted = wanted.min(self.scratch.len());
         for slot in self.scratch.iter().take(wanted) {
             if slot.lock().block.is_empty() {
-                let block = KVVec::zeroed(MAX_BLOCK_SIZE as usize, GFP_KERNEL)?;
+                let block = KVVec::zeroed(MAX_BLOCK_SIZE as usize, quietly())?;
                 slot.lock().block = block;
             }
             if zstd && slot.lock().zstd.is_none() {
