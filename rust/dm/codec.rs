@@ -4,10 +4,14 @@
 //! is what they say about it: both check every bound themselves, and the length
 //! of their output is checked by the caller.
 
-use super::{platform::quietly, segments::Span};
+use super::segments::Span;
 use crate::bindings;
 use core::ptr::NonNull;
-use kernel::{alloc::AllocError, ffi::c_int, prelude::*};
+use kernel::{
+    alloc::{flags::__GFP_NOWARN, AllocError},
+    ffi::c_int,
+    prelude::*,
+};
 
 /// CRC-32C of `data`, raw: `seed` is the register before the first byte, the
 /// result the register after the last, with no inversion.
@@ -53,7 +57,8 @@ impl Zstd {
     pub(crate) fn new() -> Result<Self, AllocError> {
         // SAFETY: It only computes a number of bytes.
         let bytes = unsafe { bindings::zstd_dctx_workspace_bound() };
-        let mut workspace = KVVec::<u64>::zeroed(bytes.div_ceil(size_of::<u64>()), quietly())?;
+        let mut workspace =
+            KVVec::<u64>::zeroed(bytes.div_ceil(size_of::<u64>()), GFP_KERNEL | __GFP_NOWARN)?;
         // SAFETY: The workspace is aligned to 8 bytes, and as long as it says. It is kept
         // as long as the context, and its memory stays in place when the vector moves.
         let context = unsafe {
