@@ -17,6 +17,8 @@ use crate::rig::lower;
 use crate::rig::marker::{self, Marker};
 use crate::rng::Rng;
 
+/// So many images, half of which have one change, have each change alone.
+const ALL: u64 = 6700;
 /// Images that are on the disk together.
 pub const BATCH: usize = 16;
 /// Bytes of the disk.
@@ -222,7 +224,8 @@ impl Bench {
         self
     }
 
-    /// Both happened often enough to mean something; says how often.
+    /// Both happened often enough to mean something; says how often. `left` changes were not had
+    /// alone.
     pub fn finish(&self, name: &str, images: u64, left: usize) -> Result<()> {
         let Tally {
             taken,
@@ -237,6 +240,7 @@ impl Bench {
         );
         fs::write("/dev/kmsg", text).context("/dev/kmsg")?;
         ensure!(taken + refused == images, "{:?}", self.tally);
+        ensure!(left == 0 || images < ALL, "{left} changes not had alone");
         ensure!(
             taken > images / 10 && refused > images / 10,
             "{:?}",
