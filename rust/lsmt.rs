@@ -386,7 +386,7 @@ impl Lsmt {
 #[vtable]
 impl Target for Lsmt {
     const NAME: &'static CStr = c"lsmt";
-    const VERSION: [u32; 3] = [1, 1, 0];
+    const VERSION: [u32; 3] = [1, 2, 0];
     const FEATURES: u64 = crate::dm::target::NOWAIT;
 
     type PerBio = Pending;

@@ -31,8 +31,8 @@ use kernel::{
 pub(crate) trait Target: Sized + Send + Sync + 'static {
     /// The name in a table line. The module alias `dm-NAME` loads it on demand.
     const NAME: &'static CStr;
-    /// Version of table, status and message grammar; see "Version" in the
-    /// target's admin-guide page.
+    /// Version of table, status and message grammar, which changes with them: the middle number if
+    /// what was there before is still understood.
     const VERSION: [u32; 3];
     /// `DM_TARGET_*` flags.
     const FEATURES: u64;

@@ -76,7 +76,7 @@ impl Shared {
     /// Some scratch memory: one that is free, or the next that becomes so.
     /// Task context.
     pub(super) fn scratch(&self) -> Option<Guard<'_, Scratch, MutexBackend>> {
-        let slots = self.scratch.get(..self.ready.load(ordering::Relaxed))?;
+        let slots = self.scratch.get(..self.ready.load(ordering::Acquire))?;
         let free = slots.iter().find_map(|slot| slot.try_lock());
         free.or_else(|| {
             // Not all who wait wait for the same one.
@@ -122,7 +122,7 @@ impl Shared {
                 slot.lock().zstd = Some(zstd);
             }
         }
-        self.ready.store(wanted, ordering::Relaxed);
+        self.ready.store(wanted, ordering::Release);
         Ok(())
     }
 

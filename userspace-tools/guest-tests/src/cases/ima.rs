@@ -112,7 +112,7 @@ fn lsmt(ctx: &mut Ctx, layers: usize) -> Result<bool> {
     let device = ctx.target((64 << 10) / SECTOR, "lsmt", &params)?;
     let text = measured(&device)?;
     let begin = format!(
-        "target_name=lsmt,target_version=1.1.0,nr_layers={layers},size={}",
+        "target_name=lsmt,target_version=1.2.0,nr_layers={layers},size={}",
         (64 << 10) / SECTOR
     );
     let attributes = (0..layers).map(|index| {
