@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{FileType, Mode, CWD};
 
+use crate::image::atomic::with_free_name;
+use crate::{Error, Result};
+
 const MAPPER: &str = "/dev/mapper";
 
 /// `/dev/mapper/NAME`.
@@ -37,12 +40,21 @@ pub fn make(path: &Path, kind: FileType, dev: u64) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let result = rustix::fs::mknodat(CWD, path, kind, Mode::RUSR | Mode::WUSR, dev);
-    match result {
+    match make_new(path, kind, dev) {
         // Another process was as fast; what it made is checked when it is opened.
-        Err(rustix::io::Errno::EXIST) => Ok(()),
-        other => Ok(other?),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
+}
+
+fn make_new(path: &Path, kind: FileType, dev: u64) -> io::Result<()> {
+    Ok(rustix::fs::mknodat(
+        CWD,
+        path,
+        kind,
+        Mode::RUSR | Mode::WUSR,
+        dev,
+    )?)
 }
 
 /// Opens the device-mapper device `dev` for reading. ENXIO: there is none (any more).
@@ -75,24 +87,31 @@ fn open_unnamed(dev: u64) -> io::Result<File> {
 }
 
 /// Makes sure that `/dev/mapper/NAME` leads to `dev`, replacing what is left of an older device.
-pub fn ensure(name: &str, dev: u64) -> io::Result<PathBuf> {
+pub fn ensure(name: &str, dev: u64) -> Result<PathBuf> {
     let path = mapper_path(name);
     if leads_to(&path, dev) {
         return Ok(path);
     }
-    remove_file(&path)?;
+    fs::create_dir_all(MAPPER).map_err(|e| Error::io("make the folder", MAPPER, e))?;
     let kernel = kernel_path(dev);
     if leads_to(&kernel, dev) {
-        fs::create_dir_all(MAPPER)?;
         let target = format!("../dm-{}", rustix::fs::minor(dev));
-        match symlink(target, &path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
-        }
+        replace(&path, |new| symlink(&target, new))?;
     } else {
-        make(&path, FileType::BlockDevice, dev)?;
+        replace(&path, |new| make_new(new, FileType::BlockDevice, dev))?;
     }
     Ok(path)
+}
+
+/// Puts what `make` makes in the place of `path`, in one step: another process that has found a node
+/// there, or made one, may be about to open it.
+fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> Result<()> {
+    let (new, ()) = with_free_name(path, make)?;
+    fs::rename(&new, path).map_err(|e| {
+        // The error that counts is the other one.
+        let _ = fs::remove_file(&new);
+        Error::io("replace", path, e)
+    })
 }
 
 /// Removes `/dev/mapper/NAME`, which leads to nothing or, worse, to the device that has the number
@@ -111,5 +130,38 @@ fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    /// Several processes that set an image up at once each make its link.
+    #[test]
+    fn what_is_replaced_is_always_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web");
+        let link = || replace(&path, |new| symlink("../dm-0", new)).unwrap();
+        link();
+        thread::scope(|scope| {
+            let links = || (0..1000).for_each(|_| link());
+            let replacing = [scope.spawn(links), scope.spawn(links)];
+            while replacing.iter().any(|thread| !thread.is_finished()) {
+                assert_eq!(fs::read_link(&path).unwrap(), Path::new("../dm-0"));
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web");
+        fs::create_dir(&path).unwrap();
+        let error = replace(&path, |new| symlink("../dm-0", new)).unwrap_err();
+        assert!(error.to_string().contains("web: cannot replace"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

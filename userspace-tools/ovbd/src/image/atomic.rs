@@ -221,7 +221,10 @@ fn lacks_tmpfile(error: &io::Error) -> bool {
 }
 
 /// Calls `make` with hidden names beside `target` until one is free.
-fn with_free_name<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> Result<(PathBuf, T)> {
+pub(crate) fn with_free_name<T>(
+    target: &Path,
+    make: impl Fn(&Path) -> io::Result<T>,
+) -> Result<(PathBuf, T)> {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     for attempt in 0..NAME_ATTEMPTS {
         let hidden = directory_of(target).join(format!(

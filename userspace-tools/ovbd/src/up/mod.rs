@@ -46,7 +46,7 @@ use crate::plan::{Plan, Settings};
 use crate::resolve::{Input, Sources};
 use crate::step::Watch;
 use crate::verity::RootHash;
-use crate::{table, Error, Result};
+use crate::{table, Result};
 use builder::Builder;
 use image::{Found, Image};
 use mounting::mount_image;
@@ -297,12 +297,11 @@ fn compose(
             "{name} was to go with its last user, and stays now"
         ));
     }
-    let device = node::ensure(name.as_str(), info.dev).map_err(|e| {
+    let device = node::ensure(name.as_str(), info.dev).inspect_err(|_| {
         if !already || kept {
             // Nobody could use it. The error that counts is the node's.
             leave(dm, &info.uuid);
         }
-        Error::io("make", node::mapper_path(name.as_str()), e)
     })?;
     Ok(Report {
         name: name.to_string(),
