@@ -227,3 +227,97 @@ impl<'a, T: Target> ReadBio<'a, T> {
         Mapped::SUBMITTED
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_bio)]
+mod tests {
+    use super::*;
+    use crate::dm::fake::Fake;
+    use kernel::prelude::*;
+
+    const READ: bindings::blk_opf_t = bindings::req_op_REQ_OP_READ;
+    const RAHEAD: bindings::blk_opf_t = bindings::DM_OVBD_REQ_RAHEAD;
+    const NOWAIT: bindings::blk_opf_t = bindings::DM_OVBD_REQ_NOWAIT;
+
+    /// Does `work` with a bio of 8 sectors from sector 1000 on, for a target that begins at 900.
+    fn with<R>(opf: bindings::blk_opf_t, work: impl FnOnce(MappedBio<'_, Fake>) -> R) -> R {
+        let mut ti = bindings::dm_target {
+            begin: 900,
+            ..Default::default()
+        };
+        let mut bio = bindings::bio {
+            bi_opf: opf,
+            bi_iter: bindings::bvec_iter {
+                bi_sector: 1000,
+                bi_size: 4096,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        // SAFETY: Nobody but `work` uses them. There is no target in `ti`, and nobody asks for it.
+        work(unsafe { MappedBio::from_raw(&raw mut ti, &raw mut bio) })
+    }
+
+    #[test]
+    fn only_reads_are_reads() {
+        for (opf, is_read) in [
+            (READ, true),
+            (READ | RAHEAD | NOWAIT, true),
+            (bindings::req_op_REQ_OP_WRITE, false),
+            (bindings::req_op_REQ_OP_WRITE | RAHEAD, false),
+            (bindings::req_op_REQ_OP_FLUSH, false),
+            (bindings::req_op_REQ_OP_DISCARD, false),
+            (bindings::req_op_REQ_OP_WRITE_ZEROES, false),
+        ] {
+            assert_eq!(with(opf, |bio| bio.into_read().is_ok()), is_read);
+        }
+    }
+
+    #[test]
+    fn reads_are_seen_as_the_target_counts() {
+        for (opf, waits, readahead) in [
+            (READ, true, false),
+            (READ | NOWAIT, false, false),
+            (READ | RAHEAD, true, true),
+        ] {
+            let seen = with(opf, |bio| {
+                let read = bio.into_read().ok()?;
+                assert_eq!((read.sector(), read.sectors()), (100, 8));
+                Some((read.may_wait(), read.is_readahead()))
+            });
+            assert!(seen == Some((waits, readahead)));
+        }
+    }
+
+    #[test]
+    fn a_bio_is_killed_by_dm_core() {
+        let killed = bindings::DM_MAPIO_KILL as c_int;
+        assert_eq!(with(READ, |bio| bio.kill().into_raw()), killed);
+        let read = with(READ, |bio| Some(bio.into_read().ok()?.kill().into_raw()));
+        assert!(read == Some(killed));
+    }
+
+    #[test]
+    fn what_somebody_waits_for_can_be_lost() {
+        for (opf, status, is_lost) in [
+            (READ, Status::OK, false),
+            (READ, Status::AGAIN, false),
+            (READ, Status::IO_ERROR, true),
+            (READ | NOWAIT, Status::IO_ERROR, true),
+            (READ | RAHEAD, Status::IO_ERROR, false),
+            (bindings::req_op_REQ_OP_WRITE, Status::IO_ERROR, true),
+        ] {
+            let bio = bindings::bio {
+                bi_opf: opf,
+                ..Default::default()
+            };
+            assert_eq!(EndedBio::new(&bio, status).is_lost(), is_lost);
+        }
+    }
+
+    #[test]
+    fn submitters_see_errors() {
+        assert_eq!(Status::OK.errno(), 0);
+        assert_eq!(Status::IO_ERROR.errno(), EIO.to_errno());
+        assert_eq!(Status::AGAIN.errno(), EAGAIN.to_errno());
+    }
+}

@@ -24,6 +24,8 @@ pub(crate) mod codec;
 pub(crate) mod construct;
 pub(crate) mod counters;
 pub(crate) mod device;
+#[cfg(CONFIG_KUNIT = "y")]
+mod fake;
 pub(crate) mod gather;
 pub(crate) mod limits;
 pub(crate) mod log;

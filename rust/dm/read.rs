@@ -356,3 +356,130 @@ impl<T: Reader> InFlight<T> {
         unsafe { bindings::dm_ovbd_bio_end(clone, status.into_raw()) };
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_read)]
+mod tests {
+    use super::*;
+    use crate::dm::{
+        fake::{Fake, Seen},
+        reserve::Reserve,
+    };
+    use kernel::{page::PAGE_SIZE, prelude::*};
+
+    /// What the submitter of a read sees: how often it has ended, and how.
+    struct Ended {
+        times: Atomic<u32>,
+        status: Atomic<u32>,
+    }
+
+    /// # Safety
+    ///
+    /// Only called by the block layer, for a bio whose `bi_private` is an [`Ended`].
+    unsafe extern "C" fn ended(bio: *mut bindings::bio) {
+        // SAFETY: By the requirement of this function.
+        let (ended, status) = unsafe { (&*(*bio).bi_private.cast::<Ended>(), (*bio).bi_status) };
+        ended.status.store(status.into(), ordering::Relaxed);
+        ended.times.fetch_add(1, ordering::Full);
+    }
+
+    /// Has a read of `parts` parts come from below with `below`, in the task that submitted it if
+    /// that is `here`. Returns how often each part was worked on, four bits each.
+    fn finish(here: bool, parts: u32, below: Status) -> Result<u32> {
+        let seen = Seen::new()?;
+        let target = Fake::new(&seen)?;
+        let reserve = Reserve::new(PAGE_SIZE)?;
+        let buffer = reserve.buffer(PAGE_SIZE, || PAGE_SIZE, true, || ());
+        let submitter = Ended {
+            times: Atomic::new(0),
+            status: Atomic::new(0),
+        };
+        // SAFETY: There are no requirements.
+        let clone = unsafe {
+            let opf = bindings::req_op_REQ_OP_READ;
+            bindings::dm_ovbd_bio_alloc(0, opf, bindings::DM_OVBD_GFP_TRY)
+        };
+        // SAFETY: If it is not null, it is ours.
+        let bio = unsafe { clone.as_mut() }.ok_or(ENOMEM)?;
+        bio.bi_private = (&raw const submitter).cast_mut().cast();
+        bio.bi_end_io = Some(ended);
+        let mut slot = KBox::new(MaybeUninit::<InFlight<Fake>>::uninit(), GFP_KERNEL)?;
+        let read = ptr::from_mut((*slot).write(InFlight {
+            target: &raw const *target,
+            clone,
+            submitter: if here {
+                Task::current_raw()
+            } else {
+                null_mut()
+            },
+            below: Status::OK,
+            parts: 0,
+            next: Atomic::new(0),
+            count: 0,
+            pending: Atomic::new(0),
+            lower: MaybeUninit::uninit(),
+            segment: MaybeUninit::uninit(),
+            bytes: PAGE_SIZE as u32,
+            buffer: buffer.ok_or(ENOMEM)?,
+            job: parts,
+            workers: [const { MaybeUninit::uninit() }; MAX_WORKERS],
+        }));
+        // SAFETY: The read was just written, and belongs to `lower_end_io` from here on.
+        unsafe {
+            let lower = (&raw mut (*read).lower).cast::<bindings::bio>();
+            bindings::bio_init(lower, null_mut(), null_mut(), 0, (*clone).bi_opf);
+            (*lower).bi_private = read.cast();
+            (*lower).bi_status = below.into_raw();
+            InFlight::<Fake>::lower_end_io(lower);
+        }
+        while submitter.times.load(ordering::Acquire) == 0 {
+            // SAFETY: The task may sleep.
+            unsafe { bindings::dm_ovbd_cond_resched() };
+        }
+        // Nobody uses target or read any more; this waits for work functions to return.
+        drop(target);
+        drop(slot);
+        assert_eq!(submitter.times.load(ordering::Relaxed), 1);
+        assert_eq!(
+            submitter.status.load(ordering::Relaxed),
+            u32::from(below.into_raw())
+        );
+        assert_eq!(seen.finished.load(ordering::Relaxed), 1);
+        // SAFETY: The bio is ours again since it has ended.
+        unsafe { bindings::bio_put(clone) };
+        // The buffer is back.
+        assert!(reserve
+            .buffer(PAGE_SIZE, || PAGE_SIZE, false, || ())
+            .is_some());
+        Ok(seen.parts.load(ordering::Relaxed))
+    }
+
+    /// However many workers there are, and whoever of them is called off.
+    #[test]
+    fn every_part_is_worked_on_once() -> Result {
+        for _ in 0..20 {
+            for here in [true, false] {
+                for (parts, each) in [
+                    (0, 0x1),
+                    (1, 0x1),
+                    (2, 0x11),
+                    (7, 0x111_1111),
+                    (MAX_PARTS, 0x1111_1111),
+                    (u32::MAX, 0x1111_1111),
+                ] {
+                    assert_eq!(finish(here, parts, Status::OK)?, each);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_has_failed_is_not_worked_on() -> Result {
+        for here in [true, false] {
+            for below in [Status::IO_ERROR, Status::AGAIN] {
+                assert_eq!(finish(here, MAX_PARTS, below)?, 0);
+            }
+        }
+        Ok(())
+    }
+}

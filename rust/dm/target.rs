@@ -309,3 +309,199 @@ impl<T: Target> PinnedDrop for Registration<T> {
         unsafe { bindings::dm_unregister_target(self.inner.get()) };
     }
 }
+
+#[kernel::macros::kunit_tests(dm_overlaybd_target)]
+mod tests {
+    use super::*;
+    use crate::dm::{
+        fake::{Fake, Seen},
+        read::InFlight,
+    };
+    use core::ptr::null_mut;
+    use kernel::sync::atomic::ordering;
+
+    // SAFETY: No module is one, too: that of what is built in.
+    static BUILT_IN: ThisModule = unsafe { ThisModule::from_ptr(null_mut()) };
+
+    /// A target type that device-mapper knows, and a target of it.
+    struct Table {
+        registration: Pin<KBox<Registration<Fake>>>,
+        seen: Arc<Seen>,
+        ti: bindings::dm_target,
+    }
+
+    impl Table {
+        fn new() -> Result<Self> {
+            let seen = Seen::new()?;
+            let registration = Registration::new(&BUILT_IN, seen.clone());
+            let registration = KBox::try_pin_init(registration, GFP_KERNEL)?;
+            let ti = bindings::dm_target {
+                type_: registration.inner.get(),
+                ..Default::default()
+            };
+            Ok(Self {
+                registration,
+                seen,
+                ti,
+            })
+        }
+
+        fn ops(&self) -> &bindings::target_type {
+            // SAFETY: It was written by `new`; dm core only reads what is looked at here.
+            unsafe { &*self.registration.inner.get() }
+        }
+
+        /// What the constructor says to `words`.
+        fn construct(&mut self, words: &[&'static CStr]) -> Result<c_int> {
+            let mut argv = KVec::new();
+            for word in words {
+                argv.push(word.as_char_ptr().cast_mut(), GFP_KERNEL)?;
+            }
+            let ctr = self.ops().ctr.ok_or(EINVAL)?;
+            // SAFETY: The target is new, and there are as many words.
+            Ok(unsafe { ctr(&raw mut self.ti, argv.len() as c_uint, argv.as_mut_ptr()) })
+        }
+
+        fn destroy(&mut self) -> Result {
+            let dtr = self.ops().dtr.ok_or(EINVAL)?;
+            // SAFETY: The target was constructed, and is not used after this.
+            unsafe { dtr(&raw mut self.ti) };
+            Ok(())
+        }
+
+        fn alive(&self) -> u32 {
+            self.seen.alive.load(ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_type_is_what_its_target_says() -> Result {
+        let table = Table::new()?;
+        let ops = table.ops();
+        // SAFETY: It is the C string of the target.
+        assert!(unsafe { CStr::from_char_ptr(ops.name) } == Fake::NAME);
+        assert_eq!(ops.version, [1, 20, 3]);
+        assert_eq!(ops.features, NOWAIT);
+        assert!(ops.end_io.is_some() && ops.prepare_ioctl.is_none());
+        // Who does not want to see how bios end is not called.
+        let zfile = Registration::<crate::zfile::Zfile>::target_type(&BUILT_IN);
+        assert!(zfile.end_io.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_target_lives_as_long_as_its_table_line() -> Result {
+        let mut table = Table::new()?;
+        assert_eq!(table.construct(&[c"one"])?, 0);
+        assert_eq!(table.alive(), 1);
+        let size = table.ti.per_io_data_size as usize;
+        assert_eq!(size, size_of::<InFlight<Fake>>());
+        assert!(table.ti.accounts_remapped_io());
+        table.destroy()?;
+        assert_eq!(table.alive(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_refusal_gives_its_reason() -> Result {
+        let mut table = Table::new()?;
+        for words in [&[][..], &[c"one", c"two"][..]] {
+            assert_eq!(table.construct(words)?, EINVAL.to_errno());
+            // SAFETY: It is the C string of the refusal.
+            assert!(unsafe { CStr::from_char_ptr(table.ti.error) } == c"Not one word");
+            assert_eq!(table.alive(), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_call_reaches_the_target() -> Result {
+        let mut table = Table::new()?;
+        assert_eq!(table.construct(&[c"one"])?, 0);
+        let ops = table.ops();
+        let message = ops.message.ok_or(EINVAL)?;
+        let (iterate, hints) = (ops.iterate_devices.zip(ops.io_hints)).ok_or(EINVAL)?;
+        let ti = &raw mut table.ti;
+
+        let mut argv = [c"reset_stats".as_char_ptr().cast_mut()];
+        // SAFETY: The target is live; there is one word, or none.
+        unsafe {
+            assert_eq!(message(ti, 1, argv.as_mut_ptr(), null_mut(), 0), 0);
+            let none = message(ti, 0, argv.as_mut_ptr(), null_mut(), 0);
+            assert_eq!(none, EINVAL.to_errno());
+        }
+
+        let mut limits = bindings::queue_limits::default();
+        // SAFETY: The target is live, and has no devices.
+        unsafe {
+            assert_eq!(iterate(ti, None, null_mut()), 7);
+            hints(ti, &raw mut limits);
+        }
+        assert_eq!(limits.io_min, 8192);
+        table.destroy()
+    }
+
+    #[test]
+    fn ima_is_told_whose_words_they_are() -> Result {
+        let mut table = Table::new()?;
+        assert_eq!(table.construct(&[c"one"])?, 0);
+        let status = table.ops().status.ok_or(EINVAL)?;
+        for (kind, line) in [
+            (bindings::status_type_t_STATUSTYPE_INFO, &b",well;\0"[..]),
+            (bindings::status_type_t_STATUSTYPE_TABLE, b",well;\0"),
+            (
+                bindings::status_type_t_STATUSTYPE_IMA,
+                b"target_name=overlaybd-kunit,target_version=1.20.3,well;\0",
+            ),
+        ] {
+            let mut buffer = [b'?'; 80];
+            let (result, len) = (buffer.as_mut_ptr().cast(), buffer.len() as c_uint);
+            // SAFETY: The target is live, the buffer as long as is said.
+            unsafe { status(&raw mut table.ti, kind, 0, result, len) };
+            assert!(buffer.starts_with(line));
+        }
+        table.destroy()
+    }
+
+    /// # Safety
+    ///
+    /// Only called by the block layer, for a bio whose `bi_private` is a status that nobody else
+    /// uses.
+    unsafe extern "C" fn ended(bio: *mut bindings::bio) {
+        // SAFETY: By the requirement of this function.
+        unsafe { *(*bio).bi_private.cast::<bindings::blk_status_t>() = (*bio).bi_status };
+    }
+
+    #[test]
+    fn bios_are_mapped_and_end() -> Result {
+        let mut table = Table::new()?;
+        assert_eq!(table.construct(&[c"one"])?, 0);
+        let ops = table.ops();
+        let (map, end_io) = (ops.map.zip(ops.end_io)).ok_or(EINVAL)?;
+        let ti = &raw mut table.ti;
+        let mut status = Status::OK.into_raw();
+        let mut bio = bindings::bio {
+            bi_opf: bindings::req_op_REQ_OP_WRITE,
+            bi_private: (&raw mut status).cast(),
+            bi_end_io: Some(ended),
+            ..Default::default()
+        };
+        bio.__bi_remaining.counter = 1;
+        let bio = &raw mut bio;
+        // SAFETY: The target is live, the bio ours.
+        unsafe {
+            assert_eq!(map(ti, bio), bindings::DM_MAPIO_KILL as c_int);
+            assert_eq!(status, Status::OK.into_raw());
+            (*bio).bi_opf = bindings::req_op_REQ_OP_READ;
+            assert_eq!(map(ti, bio), bindings::DM_MAPIO_SUBMITTED as c_int);
+            assert_eq!(status, Status::AGAIN.into_raw());
+            for (error, lost) in [(Status::OK, 0), (Status::IO_ERROR, 1), (Status::AGAIN, 1)] {
+                let mut error = error.into_raw();
+                let done = end_io(ti, bio, &raw mut error);
+                assert_eq!(done, bindings::DM_ENDIO_DONE as c_int);
+                assert_eq!(table.seen.lost.load(ordering::Relaxed), lost);
+            }
+        }
+        table.destroy()
+    }
+}

@@ -23,6 +23,7 @@ const NONE: &str = "none";
 
 /// Where they are.
 const SOURCES: &str = concat!(
+    include_str!("../../../../rust/dm/bio.rs"),
     include_str!("../../../../rust/dm/codec.rs"),
     include_str!("../../../../rust/dm/construct.rs"),
     include_str!("../../../../rust/dm/counters.rs"),
@@ -31,10 +32,12 @@ const SOURCES: &str = concat!(
     include_str!("../../../../rust/dm/pages.rs"),
     include_str!("../../../../rust/dm/platform.rs"),
     include_str!("../../../../rust/dm/ratelimit.rs"),
+    include_str!("../../../../rust/dm/read.rs"),
     include_str!("../../../../rust/dm/reserve.rs"),
     include_str!("../../../../rust/dm/segments.rs"),
     include_str!("../../../../rust/dm/shrinker.rs"),
     include_str!("../../../../rust/dm/status.rs"),
+    include_str!("../../../../rust/dm/target.rs"),
     include_str!("../../../../rust/dm/work.rs"),
 );
 
