@@ -94,11 +94,15 @@ pub fn ensure(name: &str, dev: u64) -> Result<PathBuf> {
     }
     fs::create_dir_all(MAPPER).map_err(|e| Error::io("make the folder", MAPPER, e))?;
     let kernel = kernel_path(dev);
-    if leads_to(&kernel, dev) {
-        let target = format!("../dm-{}", rustix::fs::minor(dev));
-        replace(&path, |new| symlink(&target, new))?;
-    } else {
-        replace(&path, |new| make_new(new, FileType::BlockDevice, dev))?;
+    let make = |at: &Path| match leads_to(&kernel, dev) {
+        true => symlink(format!("../dm-{}", rustix::fs::minor(dev)), at),
+        false => make_new(at, FileType::BlockDevice, dev),
+    };
+    match make(&path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("make", &path, e))?,
+        // Unless another process was as fast.
+        Err(_) if !leads_to(&path, dev) => replace(&path, make)?,
+        _ => {}
     }
     Ok(path)
 }
