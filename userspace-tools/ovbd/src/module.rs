@@ -3,8 +3,9 @@
 //! Kernel modules that another process is loading right now.
 //!
 //! The kernel asks modprobe for a file system or a target that it does not know. Some of those
-//! programs, as busybox's, say at once that all is well if the module is there but not ready yet,
+//! programs, as busybox's, say at once that all is well if the module is listed but not ready yet,
 //! because two processes wanted it at the same time: the second of them is told that there is none.
+//! They find it in `/proc/modules`, and so does this: `/sys/module` has it only later.
 
 use std::fs;
 use std::thread;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 /// How long a module may take to load, and how often it is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(5);
+
+const MODULES: &str = "/proc/modules";
 
 /// Does `work`, which needs `module`, and once more if it ended with what `is_missing` knows as
 /// the module's absence.
@@ -26,20 +29,40 @@ pub fn needing<T, E>(
         result => return result,
     }
     let deadline = Instant::now() + PATIENCE;
-    while is_loading(module) && Instant::now() < deadline {
+    let is_changing =
+        || fs::read_to_string(MODULES).is_ok_and(|modules| is_changing(&modules, module));
+    while is_changing() && Instant::now() < deadline {
         thread::sleep(STEP);
     }
     work()
 }
 
-fn is_loading(module: &str) -> bool {
-    let path = format!("/sys/module/{}/initstate", module.replace('-', "_"));
-    fs::read_to_string(path).is_ok_and(|state| state.trim_end() == "coming")
+/// Whether `module` is being loaded or unloaded, by what `/proc/modules` says: name, size, users, their
+/// names, and `Live`, `Loading` or `Unloading`.
+fn is_changing(modules: &str, module: &str) -> bool {
+    let name = module.replace('-', "_");
+    modules.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.next() == Some(&name) && words.nth(3).is_some_and(|state| state != "Live")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_live_is_waited_for() {
+        let modules = "overlay 212992 2 - Loading 0x0000000000000000\n\
+                       dm_overlaybd 159744 0 - Unloading 0x0000000000000000 (OE)\n\
+                       dm_mod 245760 1 dm_overlaybd, Live 0x0000000000000000\n\
+                       half";
+        assert!(is_changing(modules, "overlay"));
+        assert!(is_changing(modules, "dm-overlaybd"));
+        for other in ["dm_mod", "over", "erofs", "half", ""] {
+            assert!(!is_changing(modules, other), "{other}");
+        }
+    }
 
     #[test]
     fn what_was_not_there_is_tried_once_more() {
