@@ -50,6 +50,7 @@ pub fn run(disk: &Path, others: &Path, rounds: &str) -> Result<()> {
         list.item("zfile")?.length,
     )?;
     on_verity(&raw_ram, &list, hashes, effort)?;
+    above_lsmt(&ram, &list, hashes, effort)?;
     served(&ram, &list, effort)
 }
 
@@ -114,6 +115,18 @@ fn on_verity(data: &Path, list: &List, hashes: (&Path, &List), effort: Effort) -
     let path = devices.make("zfile-verity", &Bottom::new(&path, &alone)?, &image)?;
     let area = Area::whole(path, list.item("raw")?.length);
     gate::measure("zfile-verity", &area, &Test::ALL, effort)?;
+    devices.remove_all()
+}
+
+/// Layers that are checked for what they make together.
+fn above_lsmt(ram: &Path, list: &List, hashes: (&Path, &List), effort: Effort) -> Result<()> {
+    let mut devices = Devices::open()?;
+    let image = Image::Lsmt(gate::names("coarse", ".zfile"));
+    let path = devices.make("lsmt", &Bottom::new(ram, list)?, &image)?;
+    let length = list.item("raw")?.length;
+    let path = checked(&mut devices, (&path, length), hashes, "raw")?;
+    let area = Area::whole(path, length);
+    gate::measure("verity-lsmt", &area, &Test::ALL, effort)?;
     devices.remove_all()
 }
 
